@@ -1,0 +1,35 @@
+"""Where and in which precision to compute."""
+
+import torch
+
+from i2pmae.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """Device named `auto`, `cpu`, `cuda` or `mps`; `auto` is the fastest there is.
+
+    Raises:
+        ConfigError: if the device is not there.
+    """
+    found = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in found.items() if there))
+    if not found[name]:
+        there = ", ".join(kind for kind, is_there in found.items() if is_there)
+        raise ConfigError(f"--device {name}: this machine has none; found {there}")
+    return torch.device(name)
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """`torch.bfloat16` or `torch.float32`; `auto` takes bfloat16 where hardware multiplies it."""
+    if precision == "auto":
+        fast = {
+            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+            "cpu": torch.cpu._is_avx512_bf16_supported,
+        }.get(device.type, lambda: False)
+        return torch.bfloat16 if fast() else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32

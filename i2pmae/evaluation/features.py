@@ -1,0 +1,77 @@
+"""Frozen features of many shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from i2pmae.errors import DataError
+from i2pmae.progress import track
+
+
+def extract_features(
+    encode: Callable[[Tensor], Tensor],
+    clouds: Iterable[NDArray[np.float32]],
+    *,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    description: str | None = None,
+    total: int | None = None,
+) -> NDArray[np.float32]:
+    """Encode clouds batch by batch, without gradients; clouds are read as they are needed.
+
+    Args:
+        encode: (B, N, 3) float32 on `device` -> (B, C), in evaluation mode.
+        clouds: (N, 3) each, N the same for all.
+        batch_size: clouds per call; the last call may get fewer.
+        device: where `encode` lives.
+        dtype: bfloat16 runs `encode` under autocast.
+        description: of the bar; None shows none.
+        total: number of clouds, for the bar.
+
+    Returns:
+        (S, C) float32.
+
+    Raises:
+        DataError: if there are no clouds, or one has another number of points.
+    """
+    device = torch.device(device)
+    if description is not None:
+        clouds = track(clouds, description, total)
+    features = []
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
+    ):
+        for batch in _batches(clouds, batch_size):
+            encoded = encode(torch.from_numpy(batch).to(device))
+            features.append(encoded.float().cpu().numpy())
+    if not features:
+        raise DataError("there are no shapes to encode")
+    return np.concatenate(features)
+
+
+def _batches(
+    clouds: Iterable[NDArray[np.float32]], batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    batch: list[NDArray[np.float32]] = []
+    n_points = None
+    for index, cloud in enumerate(clouds):
+        if n_points is None:
+            n_points = len(cloud)
+        elif len(cloud) != n_points:
+            raise DataError(
+                f"shape {index} has {len(cloud)} points, those before it have {n_points}; "
+                "use as many points as the smallest shape has"
+            )
+        batch.append(cloud)
+        if len(batch) == batch_size:
+            yield np.stack(batch).astype(np.float32, copy=False)
+            batch = []
+    if batch:
+        yield np.stack(batch).astype(np.float32, copy=False)

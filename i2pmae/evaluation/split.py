@@ -1,0 +1,48 @@
+"""Validation part of a training set, so that nothing is ever selected on the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2pmae.errors import DataError
+
+
+def validation_split(
+    labels: Sequence[int] | NDArray[np.integer], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide shapes into a part to train on and a part to validate on, class by class.
+
+    A class with a single shape stays in training. Validation gets at least one shape for every
+    other class, so in a small set it may be larger than `share`.
+
+    Args:
+        labels: (S,) class of each shape.
+        share: of the shapes that go to validation, between 0 and 1.
+        seed: the same seed gives the same split.
+
+    Returns:
+        Two sorted (.,) int64 arrays of indices, training and validation, together all shapes.
+
+    Raises:
+        DataError: if no class has two shapes, or too few are left to train on.
+    """
+    from sklearn.model_selection import train_test_split
+
+    labels = np.asarray(labels)
+    classes, class_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    divisible = np.flatnonzero(counts[class_of] > 1)
+    n_validation = max(round(share * len(labels)), int((counts > 1).sum()))
+    if n_validation == 0 or len(divisible) - n_validation < (counts > 1).sum():
+        raise DataError(
+            f"{len(labels)} training shapes of {len(classes)} classes cannot be divided into a "
+            f"training part and a validation part of {share:.0%}; lower the share or add shapes"
+        )
+    _, validation = train_test_split(
+        divisible, test_size=n_validation, random_state=seed, stratify=labels[divisible]
+    )
+    validation = np.sort(validation).astype(np.int64)
+    training = np.setdiff1d(np.arange(len(labels)), validation).astype(np.int64)
+    return training, validation

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM that let the step in progress finish."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+class Terminated(BaseException):
+    """SIGTERM, unwound like Ctrl-C so that nothing is left half-written."""
+
+
+def raise_terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Signal handler that unwinds the program."""
+    raise Terminated
+
+
+class StopRequest:
+    """Whether somebody asked the program to stop."""
+
+    def __init__(self) -> None:
+        self._error: type[BaseException] | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: remember the first request, obey the second at once."""
+        if self._error is not None:
+            raise self._error
+        self._error = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    def __bool__(self) -> bool:
+        return self._error is not None
+
+    def obey(self) -> None:
+        """Raise what was asked for, if anything was."""
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def delayed_stop() -> Iterator[StopRequest]:
+    """Turn Ctrl-C and SIGTERM into a request that a loop checks between steps.
+
+    A second signal stops at once. Outside the main thread signals are left alone.
+    """
+    request = StopRequest()
+    old = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, request.note)
+    except ValueError:
+        pass
+    try:
+        yield request
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""The networks: a hierarchical masked autoencoder and its fine-tuning heads."""

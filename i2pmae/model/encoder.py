@@ -1,0 +1,131 @@
+"""Hierarchical encoder: visible tokens only, level by level (section 3.1 of the paper)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from i2pmae.geometry.grouping import Grouping, gather_rows, squared_distances
+from i2pmae.model.layers import PositionEmbedding, Transformer, drop_path_rates, init_truncated
+from i2pmae.model.packing import Packing
+from i2pmae.model.tokenizer import PointEmbedding, TokenMerging
+
+
+class Encoder(nn.Module):
+    """Embeds groups and lets visible tokens attend to each other, from fine to coarse.
+
+    Args:
+        widths: channels per level.
+        depths: transformer blocks per level.
+        embedding_width: first width of the level-0 embedding; later ones are multiples of it.
+        n_heads: attention heads.
+        drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
+        radii: attend only to centers closer than this, per level; None: to all.
+        normalized: whether returned tokens (not those passed on) get a LayerNorm per level.
+
+    Source: Point-M2AE, section 3.2.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        embedding_width: int,
+        n_heads: int,
+        drop_path: float = 0.0,
+        radii: Sequence[float] | None = None,
+        normalized: bool = False,
+    ):
+        super().__init__()
+        self.radii = radii
+        inner = (embedding_width, 2 * embedding_width, 4 * embedding_width)
+        self.embeddings = nn.ModuleList([PointEmbedding(3, inner, widths[0])])
+        for finer, width in zip(widths, widths[1:], strict=False):
+            self.embeddings.append(TokenMerging(finer, (finer, finer, width), width))
+        self.positions = nn.ModuleList(PositionEmbedding(width) for width in widths)
+        rates = drop_path_rates(drop_path, depths)
+        self.blocks = nn.ModuleList(
+            Transformer(width, n_heads, rate) for width, rate in zip(widths, rates, strict=True)
+        )
+        norms = [nn.LayerNorm(width) for width in widths] if normalized else []
+        self.norms = nn.ModuleList(norms)
+        self.apply(init_truncated)
+
+    def forward(
+        self,
+        grouping: Grouping,
+        packings: Sequence[Packing] | None = None,
+        embed: Literal["all", "visible"] = "all",
+    ) -> list[Tensor]:
+        """Encode every level.
+
+        Args:
+            grouping: groups of the clouds.
+            packings: of the visible tokens of every level; None: all tokens are visible.
+            embed: groups to embed. `all` embeds hidden ones too, so BatchNorm's statistics cover
+                them as in the paper; `visible` saves their cost.
+
+        Returns:
+            Tokens of every level, fine to coarse: (B, L, C) packed, or (B, G, C) where all are
+            visible.
+        """
+        if not self.training:
+            embed = "visible"  # the same numbers without batch statistics
+        outputs: list[Tensor] = []
+        finer = grouping.centers[0]  # what the level's groups are made of; level 0: not read
+        for level, centers in enumerate(grouping.centers):
+            packing = None if packings is None else packings[level]
+            if packings is None or embed == "all":
+                embedded = self._embed_all(level, grouping, finer)
+                tokens = embedded if packing is None else gather_rows(embedded, packing.kept)
+            else:
+                tokens = embedded = self._embed_visible(level, grouping, packings, finer)
+            if packing is not None:
+                centers = gather_rows(centers, packing.kept)  # noqa: PLW2901
+            attend = self._permissions(level, centers, packing)
+            tokens = self.blocks[level](tokens, self.positions[level](centers), attend)
+            outputs.append(tokens)
+            finer = tokens
+            if packing is not None and embed == "all":
+                finer = packing.unpack(tokens, embedded)  # hidden tokens stay as embedded
+        if self.norms:
+            outputs = [norm(tokens) for norm, tokens in zip(self.norms, outputs, strict=True)]
+        return outputs
+
+    def _embed_all(self, level: int, grouping: Grouping, finer: Tensor) -> Tensor:
+        """Tokens of all groups (B, G, C) from the finer tokens (B, G', C')."""
+        batch, n_groups, size = grouping.neighbor_indices[level].shape
+        if level == 0:
+            tokens: Tensor = self.embeddings[0](grouping.neighborhoods[0].flatten(0, 1))
+        else:
+            first = torch.arange(batch, device=finer.device)[:, None, None] * finer.shape[1]
+            neighbors = (grouping.neighbor_indices[level] + first).view(-1, size)
+            tokens = self.embeddings[level](finer.flatten(0, 1), neighbors)
+        return tokens.view(batch, n_groups, -1)
+
+    def _embed_visible(
+        self, level: int, grouping: Grouping, packings: Sequence[Packing], finer: Tensor
+    ) -> Tensor:
+        """Packed tokens (B, L, C) of the visible groups from the packed finer ones (B, L', C')."""
+        packing = packings[level]
+        if level == 0:
+            groups = grouping.neighborhoods[0].flatten(0, 1)[packing.chosen]
+            tokens: Tensor = self.embeddings[0](groups, packing.counted)
+        else:
+            neighbors = grouping.neighbor_indices[level]
+            position = packings[level - 1].position
+            clouds = torch.arange(len(finer), device=finer.device)[:, None] * finer.shape[1]
+            rows = (position + clouds).gather(1, neighbors.flatten(1)).view(-1, neighbors.shape[2])
+            tokens = self.embeddings[level](
+                finer.flatten(0, 1), rows[packing.chosen], packing.counted
+            )
+        return tokens[packing.row.gather(1, packing.kept)]
+
+    def _permissions(self, level: int, centers: Tensor, packing: Packing | None) -> Tensor | None:
+        """(B, 1 or L, L) bool: which tokens may attend to which; None: all pairs may."""
+        attend = None if packing is None else packing.filled[:, None]
+        if self.radii is not None:
+            near = squared_distances(centers, centers).sqrt() < self.radii[level]
+            attend = near if attend is None else near & attend
+        return attend

@@ -1,0 +1,125 @@
+"""Attention, MLP, transformer block; what several parts of the networks share."""
+
+import torch
+from torch import Tensor, nn
+
+FORBIDDEN = -1e5  # added to a score: weight 0 beside any permitted pair, finite without one
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with an optional permission per pair."""
+
+    def __init__(self, width: int, n_heads: int):
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, L, C) to (B, L, C); `bias` (B, 1 or L, L) is added to the scores."""
+        batch, length, width = x.shape
+        head = width // self.n_heads
+        q, k, v = self.qkv(x).view(batch, length, 3, self.n_heads, head).permute(2, 0, 3, 1, 4)
+        scores = (q * head**-0.5) @ k.transpose(-1, -2)
+        if bias is not None:
+            scores = scores + bias[:, None]
+        found = scores.softmax(dim=-1) @ v
+        return self.projection(found.transpose(1, 2).reshape(batch, length, width))
+
+
+class MLP(nn.Sequential):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+class PositionEmbedding(nn.Sequential):
+    """Coordinates (B, G, 3) to (B, G, C)."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.Linear(3, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, centers: Tensor) -> Tensor:
+        """Coordinates to embeddings."""
+        embedded: Tensor = super().forward(centers.to(self[0].weight.dtype))
+        return embedded
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: leave out a residual branch for some clouds, scale it for the others."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.rate
+        return x * (kept / (1 - self.rate)).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, n_heads: int, drop_path: float = 0.0, mlp_ratio: int = 4):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, n_heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = MLP(width, mlp_ratio * width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, L, C) to (B, L, C); `bias` as in `Attention`."""
+        x = x + self.drop_path(self.attention(self.attention_norm(x), bias))
+        return x + self.drop_path(self.mlp(self.mlp_norm(x)))
+
+
+class Transformer(nn.ModuleList):
+    """Blocks in a row; the position is added before each of them."""
+
+    def __init__(self, width: int, n_heads: int, drop_paths: list[float]):
+        super().__init__(Block(width, n_heads, rate) for rate in drop_paths)
+
+    def forward(self, x: Tensor, position: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Tokens (B, L, C) to (B, L, C).
+
+        Args:
+            x: tokens.
+            position: (B, L, C).
+            attend: (B, 1 or L, L) bool, True = may attend; None: all pairs may.
+        """
+        bias = None
+        if attend is not None:
+            bias = torch.zeros(attend.shape, dtype=x.dtype, device=x.device)
+            bias.masked_fill_(~attend, FORBIDDEN)
+        for block in self:
+            x = block(x + position, bias)
+        return x
+
+
+def drop_path_rates(last: float, depths: list[int]) -> list[list[float]]:
+    """Rates that grow linearly from 0 over all blocks, split by level."""
+    total = sum(depths)
+    rates = [last * i / max(total - 1, 1) for i in range(total)]
+    starts = [sum(depths[:level]) for level in range(len(depths))]
+    return [rates[start : start + depth] for start, depth in zip(starts, depths, strict=True)]
+
+
+def init_truncated(module: nn.Module) -> None:
+    """Linear layers: truncated normal with deviation .02, bias 0."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Linear layers: Xavier uniform, bias 0."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,88 @@
+"""Visible tokens moved to the front of each cloud, so that hidden ones cost nothing."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from i2pmae.geometry.grouping import gather_rows
+
+BUCKET = 16  # packed lengths are multiples of this: kernels need not be rebuilt at every step
+
+
+class Packing(NamedTuple):
+    """Where the tokens of one level lie once the visible ones are in front.
+
+    G tokens per cloud, L packed positions per cloud, R rows for the visible tokens of all clouds.
+    """
+
+    visible: Tensor  # (B, G) bool, by token
+    order: Tensor  # (B, G) int64: visible tokens in index order, then the hidden ones
+    position: Tensor  # (B, G) int64: packed position of a visible token; of a hidden one, any
+    filled: Tensor  # (B, L) bool, by packed position: False = padding
+    chosen: Tensor  # (R,) int64 into the B G tokens: the visible ones, then perhaps hidden ones
+    counted: Tensor | None  # (R,) bool: which of the chosen are visible; None: all of them
+    row: Tensor  # (B, G) int64: row of a visible token in `chosen`; of a hidden one, any
+
+    @property
+    def kept(self) -> Tensor:
+        """(B, L) int64: the token at every packed position; padding holds hidden tokens."""
+        return self.order[:, : self.filled.shape[1]]
+
+    def unpack(self, packed: Tensor, hidden: Tensor) -> Tensor:
+        """Packed tokens (B, L, C) to (B, G, C); hidden ones are taken from `hidden`."""
+        return torch.where(self.visible[..., None], gather_rows(packed, self.position), hidden)
+
+
+def pack(masks: Sequence[Tensor], group_sizes: Sequence[int], n_kept: int) -> list[Packing]:
+    """Packing of every level, fine to coarse.
+
+    The packed length of the coarsest level is `n_kept`. The others', on a CPU: the largest number
+    of visible tokens, rounded up; elsewhere: an upper bound that needs no answer from the device,
+    as every visible token shows at most K finer ones.
+
+    Args:
+        masks: (B, G) bool per level, fine to coarse, True = hidden.
+        group_sizes: K per level.
+        n_kept: largest number of visible tokens of a cloud at the coarsest level.
+    """
+    packings = []
+    length = n_kept
+    for level in range(len(masks) - 1, -1, -1):
+        masked = masks[level]
+        batch, n_tokens = masked.shape
+        if level < len(masks) - 1:
+            length *= group_sizes[level + 1]
+        n_rows = batch * length
+        if masked.device.type == "cpu":
+            counts = (~masked).sum(dim=1)
+            n_rows = int(counts.sum())
+            if level < len(masks) - 1:
+                length = _round_up(int(counts.max()), BUCKET)
+        length = min(length, n_tokens)
+        packings.append(_pack(masked, length, min(n_rows, batch * n_tokens)))
+    return packings[::-1]
+
+
+def _pack(masked: Tensor, length: int, n_rows: int) -> Packing:
+    """Packing of one level into `length` positions per cloud and `n_rows` rows in all."""
+    order = masked.to(torch.uint8).argsort(dim=1, stable=True)
+    places = torch.arange(masked.shape[1], device=masked.device).expand_as(order)
+    position = torch.empty_like(order).scatter_(1, order, places)
+    filled = places[:, :length] < (~masked).sum(dim=1, keepdim=True)
+    flat = masked.flatten().to(torch.uint8).argsort(stable=True)
+    row = torch.empty_like(flat).scatter_(0, flat, torch.arange(len(flat), device=masked.device))
+    return Packing(
+        ~masked,
+        order,
+        position.clamp_(max=length - 1),
+        filled,
+        flat[:n_rows],
+        None if masked.device.type == "cpu" else ~masked.flatten()[flat[:n_rows]],
+        row.clamp_(max=n_rows - 1).view_as(masked),
+    )
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,0 +1,230 @@
+"""The masked autoencoder with its 2D and 3D targets (section 3 of the paper)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2pmae.config import EncoderConfig, MaskingConfig, TargetConfig
+from i2pmae.geometry.chamfer import chamfer_l2
+from i2pmae.geometry.grouping import Grouping, gather_rows, group, point_indices
+from i2pmae.geometry.projection import back_project
+from i2pmae.model.decoder import Decoder
+from i2pmae.model.encoder import Encoder
+from i2pmae.model.masking import carry_through, guided_mask, n_visible, random_mask
+from i2pmae.model.packing import Packing, pack
+
+TARGET_LEVEL = 1  # tokens of this level are decoded; their groups consist of level-0 centers
+
+
+class PretrainingOutput(NamedTuple):
+    """Losses of a step and what pictures of it need."""
+
+    loss: Tensor  # scalar float32, weighted sum
+    loss_2d: Tensor  # scalar float32; 0 where not asked for
+    loss_3d: Tensor  # scalar float32; 0 where not asked for
+    masks: list[Tensor]  # (B, G) bool per level, fine to coarse, True = hidden
+    grouping: Grouping
+    decoded: Tensor  # (B, G_1, C_1) the decoder's tokens
+
+
+class PretrainingModel(nn.Module):
+    """Encoder, decoder and both reconstruction heads.
+
+    Args:
+        encoder: the encoder's settings.
+        masking: how tokens are hidden.
+        targets: what is reconstructed; heads exist for these targets only.
+        n_views: V of the image features.
+        image_channels: C of the image features.
+        image_size: side of the rendered images in pixels.
+        embed: groups embedded in training, as in `Encoder`.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        masking: MaskingConfig,
+        targets: TargetConfig,
+        n_views: int = 3,
+        image_channels: int = 512,
+        image_size: int = 224,
+        embed: Literal["all", "visible"] = "all",
+    ):
+        super().__init__()
+        self.config = encoder
+        self.masking = masking
+        self.targets = targets
+        self.image_size = image_size
+        self.embed: Literal["all", "visible"] = embed
+        self.encoder = Encoder(
+            encoder.widths,
+            encoder.depths,
+            encoder.embedding_width,
+            encoder.n_heads,
+            encoder.drop_path,
+            encoder.radii,
+            normalized=True,
+        )
+        self.decoder = Decoder(encoder.widths, encoder.n_heads, encoder.drop_path)
+        width, size = encoder.widths[TARGET_LEVEL], encoder.group_sizes[TARGET_LEVEL]
+        if targets.kind != "2d":
+            self.head_3d = nn.Linear(width, size * 3)
+        if targets.kind != "3d":
+            self.head_2d = nn.Linear(width, size * n_views * image_channels)
+
+    def forward(
+        self,
+        points: Tensor,
+        image_features: Tensor | None = None,
+        saliency_maps: Tensor | None = None,
+        pixels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        feature_scale: Tensor | None = None,
+        masked: Tensor | None = None,
+    ) -> PretrainingOutput:
+        """Hide, encode, decode, compare.
+
+        Args:
+            points: (B, N, 3) float32 as the encoder sees them, augmented.
+            image_features: (B, V, h, w, C) float, or int8 codes with `feature_scale`; not needed
+                for targets "3d".
+            saliency_maps: (B, V, h, w) float; needed to draw 2D-guided masks only.
+            pixels: (B, V, N, 2) int64 row and column of every point; needed with either of them.
+            generator: source of the masks.
+            feature_scale: (B, C) float.
+            masked: (B, G) bool of the coarsest level, True = hidden; None: drawn.
+
+        Returns:
+            Losses, masks and tokens.
+
+        Raises:
+            ValueError: if something needed is missing.
+        """
+        config = self.config
+        grouping = group(points.float(), config.n_centers, config.group_sizes)
+        n_kept = n_visible(config.n_centers[-1], self.masking.ratio)
+        if masked is None:
+            masked = self._draw_mask(grouping, saliency_maps, pixels, generator)
+        else:
+            n_kept = int((~masked).sum(dim=1).max())
+        masks = carry_through(masked, grouping.neighbor_indices, config.n_centers)
+        packings = pack(masks, config.group_sizes, n_kept)
+        encoded = self.encoder(grouping, packings, self.embed)
+        decoded = self.decoder(encoded, grouping, packings)
+        loss_2d = loss_3d = points.new_zeros((), dtype=torch.float32)
+        if self.targets.kind != "2d":
+            loss_3d = self._loss_3d(decoded, grouping, masks)
+        if self.targets.kind != "3d":
+            needed = _needed(image_features, "image_features"), _needed(pixels, "pixels")
+            loss_2d = self._loss_2d(decoded, grouping, packings, *needed, feature_scale)
+        loss = self.targets.weight_2d * loss_2d + self.targets.weight_3d * loss_3d
+        return PretrainingOutput(loss, loss_2d, loss_3d, masks, grouping, decoded)
+
+    def features(self, points: Tensor) -> Tensor:
+        """Frozen feature, (B, N, 3) to (B, C): maximum over the coarsest tokens.
+
+        No coarsest token is hidden; finer tokens that belong to no coarser group are.
+        """
+        config = self.config
+        grouping = group(points.float(), config.n_centers, config.group_sizes)
+        shown = torch.zeros(
+            len(points), config.n_centers[-1], dtype=torch.bool, device=points.device
+        )
+        masks = carry_through(shown, grouping.neighbor_indices, config.n_centers)
+        packings = pack(masks, config.group_sizes, config.n_centers[-1])
+        tokens: Tensor = self.encoder(grouping, packings, self.embed)[-1]
+        return tokens.amax(dim=1)
+
+    def reconstruct(self, decoded: Tensor) -> Tensor:
+        """Predicted neighbors (B, G_1, K_1, 3) relative to their center, from decoded tokens."""
+        predicted: Tensor = self.head_3d(decoded)
+        return predicted.view(*decoded.shape[:2], -1, 3)
+
+    def semantic_targets(
+        self,
+        grouping: Grouping,
+        packings: list[Packing],
+        image_features: Tensor,
+        pixels: Tensor,
+        feature_scale: Tensor | None = None,
+    ) -> Tensor:
+        """Image features of the neighbors of every visible level-1 token, (B, L, K, V, C)."""
+        finer, packing = packings[TARGET_LEVEL - 1], packings[TARGET_LEVEL]
+        # A visible group's neighbors are visible: only visible finer centers need features.
+        points = point_indices(grouping, TARGET_LEVEL - 1).gather(1, finer.kept)
+        at = _pixels_of(pixels, points)
+        with torch.no_grad():
+            found = back_project(image_features, at, self.image_size, feature_scale)
+            found = found.transpose(1, 2)  # (B, L_0, V, C)
+            neighbors = grouping.neighbor_indices[TARGET_LEVEL]
+            position = finer.position.gather(1, neighbors.flatten(1)).view_as(neighbors)
+            needed = gather_rows(position, packing.kept)  # (B, L, K)
+            return gather_rows(found.flatten(2), needed).unflatten(-1, found.shape[2:])
+
+    def _draw_mask(
+        self,
+        grouping: Grouping,
+        saliency_maps: Tensor | None,
+        pixels: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Mask of the coarsest level."""
+        masking = self.masking
+        batch, n_tokens, _ = grouping.centers[-1].shape
+        if masking.strategy == "random":
+            device = grouping.centers[-1].device
+            return random_mask(batch, n_tokens, masking.ratio, generator, device)
+        saliency_maps = _needed(saliency_maps, "saliency_maps")
+        saliency = self.saliency(grouping, saliency_maps, _needed(pixels, "pixels"))
+        return guided_mask(
+            saliency, masking.ratio, masking.temperature, masking.standardize, generator
+        )
+
+    def saliency(self, grouping: Grouping, saliency_maps: Tensor, pixels: Tensor) -> Tensor:
+        """Saliency of the coarsest centers, mean over views: (B, G)."""
+        at = _pixels_of(pixels, point_indices(grouping, len(grouping.centers) - 1))
+        found = back_project(saliency_maps.float()[..., None], at, self.image_size)
+        return found.mean(dim=1).squeeze(-1)
+
+    def _loss_3d(self, decoded: Tensor, grouping: Grouping, masks: list[Tensor]) -> Tensor:
+        """Chamfer distance of hidden tokens' neighborhoods."""
+        predicted = self.reconstruct(decoded).flatten(0, 1)
+        true = grouping.neighborhoods[TARGET_LEVEL].flatten(0, 1)
+        # Every token is predicted, hidden ones count: no size depends on the mask.
+        return chamfer_l2(predicted, true, masks[TARGET_LEVEL].flatten())
+
+    def _loss_2d(
+        self,
+        decoded: Tensor,
+        grouping: Grouping,
+        packings: list[Packing],
+        image_features: Tensor,
+        pixels: Tensor,
+        feature_scale: Tensor | None,
+    ) -> Tensor:
+        """Mean squared error of the image features of visible tokens' neighbors."""
+        target = self.semantic_targets(grouping, packings, image_features, pixels, feature_scale)
+        packing = packings[TARGET_LEVEL]
+        predicted: Tensor = self.head_2d(gather_rows(decoded, packing.kept))
+        per_token = F.mse_loss(_at_least_float32(predicted), target.flatten(2), reduction="none").mean(dim=-1)
+        return (per_token * packing.filled).sum() / packing.filled.sum().clamp(min=1)
+
+
+def _needed(value: Tensor | None, name: str) -> Tensor:
+    """The value, which these settings cannot do without."""
+    if value is None:
+        raise ValueError(f"{name} is None; only random masking with targets '3d' needs none")
+    return value
+
+
+def _pixels_of(pixels: Tensor, points: Tensor) -> Tensor:
+    """Pixels (B, V, M, 2) of the points with indices (B, M)."""
+    index = points[:, None, :, None].expand(-1, pixels.shape[1], -1, 2)
+    return pixels.gather(2, index)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Losses are computed in float32 also where the network is not."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,73 @@
+"""Depth maps of shapes, and where the image model looks on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from numpy.typing import NDArray
+
+from i2pmae.pictures.style import SALIENCY, color_bar, name_column, name_row, panels, save
+
+_OVERLAY = ListedColormap(
+    [(*SALIENCY(value)[:3], 0.9 * value**0.7) for value in np.linspace(0, 1, 256)]
+)
+
+
+def draw_depth_maps(
+    path: Path,
+    depth_maps: NDArray[np.generic],
+    saliency_maps: NDArray[np.floating],
+    names: Sequence[str],
+) -> Path:
+    """Draw every view of some shapes: its depth map, and saliency over it; one row per shape.
+
+    Saliency runs from the least value of a shape to its 99th percentile, so colors compare the
+    views of a shape, not shapes. The less there is, the more of the depth map shines through.
+
+    Args:
+        path: `.png`, `.pdf` or `.svg` to write.
+        depth_maps: (S, V, H, W), uint8 in [0, 255] or float in [0, 1].
+        saliency_maps: (S, V, h, w), any unit.
+        names: S names, written beside the rows.
+
+    Returns:
+        `path`.
+
+    Raises:
+        DataError: if the file cannot be written.
+        ValueError: if the arrays do not fit together.
+    """
+    if depth_maps.shape[:2] != saliency_maps.shape[:2] or len(names) != len(depth_maps):
+        raise ValueError(
+            f"depth maps {depth_maps.shape}, saliency maps {saliency_maps.shape}, "
+            f"{len(names)} names"
+        )
+    n_shapes, n_views = depth_maps.shape[:2]
+    if depth_maps.dtype == np.uint8:
+        depth_maps = depth_maps.astype(np.float32) / 255
+    figure, axes = panels(n_shapes, 2 * n_views, width=1.25, left=0.25, bottom=0.4, together=2)
+    for shape in range(n_shapes):
+        name_row(axes[shape, 0], names[shape])
+        low, high = saliency_maps[shape].min(), np.percentile(saliency_maps[shape], 99)
+        relative = ((saliency_maps[shape] - low) / max(high - low, 1e-12)).clip(0, 1)
+        for view in range(n_views):
+            depth = depth_maps[shape, view]
+            plain, over = axes[shape, 2 * view : 2 * view + 2]
+            plain.imshow(depth, cmap="gray", vmin=0, vmax=1)
+            over.imshow(0.72 + 0.28 * depth, cmap="gray", vmin=0, vmax=1)
+            over.imshow(
+                relative[view],
+                cmap=_OVERLAY,
+                vmin=0,
+                vmax=1,
+                interpolation="bicubic",
+                extent=over.get_xlim() + over.get_ylim(),
+            )
+    for view in range(n_views):
+        name_column(axes[0, 2 * view], f"depth map {view + 1}")
+        name_column(axes[0, 2 * view + 1], "saliency")
+    color_bar(figure, _OVERLAY, "ignored", "attended")
+    return save(figure, path)

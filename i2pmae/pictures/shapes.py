@@ -1,0 +1,160 @@
+"""What the image model sees of a shape, brought back to its points; and what masking hides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import to_rgba
+from numpy.typing import NDArray
+
+from i2pmae.pictures.points import Up, draw_points, row_height
+from i2pmae.pictures.style import (
+    ACCENT,
+    FRAME,
+    NEUTRAL,
+    PALETTE,
+    SALIENCY,
+    color_bar,
+    legend,
+    name_column,
+    name_row,
+    panels,
+    save,
+)
+
+_WIDTH = 2.0  # of a panel, inches
+_VISIBLE, _HIDDEN = PALETTE[0], ACCENT
+_VALUES = 0.35  # relief where colors stand for values
+_WHITE = np.array([0.95047, 1.0, 1.08883])
+_XYZ_TO_RGB = np.array(
+    [
+        [3.2404542, -1.5371385, -0.4985314],
+        [-0.9692660, 1.8760108, 0.0415560],
+        [0.0556434, -0.2040259, 1.0572252],
+    ]
+)
+
+
+def draw_seen(
+    path: Path,
+    points: NDArray[np.floating],
+    saliency: NDArray[np.floating],
+    features: NDArray[np.floating],
+    names: Sequence[str],
+    *,
+    up: Up = "y",
+) -> Path:
+    """Draw shapes, back-projected saliency and back-projected features; one row per shape.
+
+    Args:
+        path: `.png`, `.pdf` or `.svg` to write.
+        points: (S, N, 3).
+        saliency: (S, N) of each point, any unit; colors run from a shape's least value to its
+            99th percentile.
+        features: (S, N, C) of each point; see `feature_colors`.
+        names: S names, written beside the rows.
+        up: which axis of the clouds points up.
+
+    Returns:
+        `path`.
+
+    Raises:
+        DataError: if the file cannot be written.
+        ValueError: if the arrays do not fit together.
+    """
+    colors = feature_colors(features)
+    heights = [row_height(cloud, _WIDTH, up) for cloud in points]
+    figure, axes = panels(len(names), 3, width=_WIDTH, heights=heights, left=0.25, bottom=0.4)
+    rows = zip(axes, points, saliency, colors, names, strict=True)
+    for (left, middle, right), cloud, values, color, name in rows:
+        name_row(left, name)
+        draw_points(left, cloud, NEUTRAL, up=up)
+        low, high = values.min(), np.percentile(values, 99)
+        relative = ((values - low) / max(high - low, 1e-12)).clip(0, 1)
+        draw_points(middle, cloud, SALIENCY(relative), up=up, relief=_VALUES)
+        draw_points(right, cloud, color, up=up, relief=_VALUES)
+    for panel, title in zip(axes[0], ("points", "saliency", "features, 3 components"), strict=True):
+        name_column(panel, title)
+    color_bar(figure, SALIENCY, "ignored", "attended")
+    return save(figure, path)
+
+
+def feature_colors(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Color points so that similar features look similar, across all shapes given.
+
+    The first principal component sets lightness, the second runs from blue to yellow, which
+    color-blind readers tell apart, the third from green to red, less strongly.
+
+    Args:
+        features: (S, N, C), C at least 3.
+
+    Returns:
+        (S, N, 3) red, green, blue in [0, 1].
+    """
+    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    centered = flat - flat.mean(axis=0)
+    # Directions of the C x C covariance: the points may be many.
+    directions = np.linalg.eigh(centered.T @ centered)[1][:, ::-1][:, :3]
+    signs = np.sign((directions**3).sum(axis=0))  # else the sign is chance
+    components = centered @ (directions * np.where(signs == 0, 1, signs))
+    spread = np.maximum(np.percentile(np.abs(components), 98, axis=0), 1e-12)
+    first, second, third = (components / spread).clip(-1, 1).T
+    lab = np.stack([60 + 24 * first, 34 * third, 55 * second], axis=1)
+    return _lab_to_rgb(lab).reshape(*features.shape[:2], 3)
+
+
+def draw_masks(
+    path: Path,
+    points: NDArray[np.floating],
+    centers: Sequence[NDArray[np.floating]],
+    masked: Sequence[NDArray[np.bool_]],
+    names: Sequence[str],
+    *,
+    up: Up = "y",
+) -> Path:
+    """Draw which centers are visible and which are hidden at every scale; one row per shape.
+
+    Args:
+        path: `.png`, `.pdf` or `.svg` to write.
+        points: (S, N, 3) the clouds, drawn faintly.
+        centers: per level (S, G, 3), fine to coarse.
+        masked: per level (S, G), True = hidden from the encoder.
+        names: S names, written beside the rows.
+        up: which axis of the clouds points up.
+
+    Returns:
+        `path`.
+
+    Raises:
+        DataError: if the file cannot be written.
+        ValueError: if the sequences differ in length.
+    """
+    heights = [row_height(cloud, _WIDTH, up) for cloud in points]
+    figure, axes = panels(
+        len(names), len(centers), width=_WIDTH, heights=heights, left=0.25, bottom=0.35
+    )
+    for level, (places, hidden) in enumerate(zip(centers, masked, strict=True)):
+        for panel, cloud, at, is_hidden in zip(axes[:, level], points, places, hidden, strict=True):
+            draw_points(panel, cloud, FRAME, up=up, relief=0.3)
+            colors = np.where(is_hidden[:, None], to_rgba(_HIDDEN), to_rgba(_VISIBLE))
+            draw_points(panel, at, colors, frame=cloud, up=up, relief=0.3, scale=1.1 + 0.5 * level)
+        n_centers = places.shape[1]
+        name_column(axes[0, level], f"scale {level + 1}: {n_centers} centers")
+    for panel, name in zip(axes[:, 0], names, strict=True):
+        name_row(panel, name)
+    legend(figure, {"visible": _VISIBLE, "hidden": _HIDDEN})
+    return save(figure, path)
+
+
+def _lab_to_rgb(lab: NDArray[np.float64]) -> NDArray[np.float64]:
+    """CIELAB (D65) to sRGB, clipped to what a screen can show."""
+    lightness, red_green, blue_yellow = lab.T
+    y = (lightness + 16) / 116
+    shares = np.stack([y + red_green / 500, y, y - blue_yellow / 200])
+    cubed = np.where(shares > 6 / 29, shares**3, 3 * (6 / 29) ** 2 * (shares - 4 / 29))
+    linear = _XYZ_TO_RGB @ (cubed * _WHITE[:, None])
+    curved = 1.055 * linear.clip(0.0031308) ** (1 / 2.4) - 0.055
+    rgb: NDArray[np.float64] = np.where(linear <= 0.0031308, 12.92 * linear, curved)
+    return rgb.clip(0, 1).T

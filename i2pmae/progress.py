@@ -1,0 +1,188 @@
+"""Bars, messages and tables on the console; the one home of rich.
+
+Messages and bars go to stderr, results to stdout, so output can be piped. Where stderr is not a
+terminal a bar becomes one plain line every ten seconds.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Display
+from rich.table import Table
+from rich.text import Text
+
+Item = TypeVar("Item")
+
+console = Console(stderr=True, highlight=False)
+_results = Console(highlight=False)
+
+_SECONDS_PER_LINE = 10.0
+_UNWRAPPED = 100_000  # columns; more than any line has
+
+
+@dataclass
+class _Mode:
+    quiet: bool = False
+    results_on_stderr: bool = False
+    display: Display | None = None  # shared by all open bars, so that bars can be nested
+    n_bars: int = 0
+
+
+_mode = _Mode()
+
+
+def configure(*, quiet: bool = False, results_on_stderr: bool = False) -> None:
+    """Set how much is shown, for the whole process.
+
+    Args:
+        quiet: no bars and no notes; warnings and tables stay.
+        results_on_stderr: tables join the messages, so that stdout holds JSON only.
+    """
+    _mode.quiet = quiet
+    _mode.results_on_stderr = results_on_stderr
+
+
+def note(message: str) -> None:
+    """Say something worth knowing, as one unwrapped line on stderr."""
+    if not _mode.quiet:
+        console.print(Text(message), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Say something that may need action, as one unwrapped line on stderr."""
+    console.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout; columns in which every cell is a number align right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    target = console if _mode.results_on_stderr else _results
+    if not target.is_terminal:
+        target = Console(file=target.file, width=_UNWRAPPED, highlight=False)
+    target.print(table)
+
+
+class Progress:
+    """A bar while the block runs: how far a loop has come, how fast it goes, how long it takes.
+
+    Bars may be nested.
+
+    Args:
+        description: what is done, a few words.
+        total: how many items there are, or None if nobody knows.
+        done: how many of them an earlier run has finished; they count for no rate.
+    """
+
+    def __init__(self, description: str, total: int | None = None, *, done: int = 0) -> None:
+        self.description = description
+        self.total = total
+        self.done = done
+        self._earlier = done
+        self._status = ""
+        self._task: TaskID | None = None
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._started = self._said = time.monotonic()
+        _mode.n_bars += 1
+        if _mode.display is None and console.is_terminal and not _mode.quiet:
+            _mode.display = _new_display()
+            _mode.display.start()
+        if _mode.display is not None:
+            self._task = _mode.display.add_task(
+                self.description, total=self.total, completed=self.done, pace=""
+            )
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        _mode.n_bars -= 1
+        if _mode.display is None or self._task is None:
+            self._say()
+        elif _mode.n_bars > 0:
+            _mode.display.remove_task(self._task)
+        else:
+            _mode.display.stop()
+            _mode.display = None
+
+    def advance(self, amount: int = 1) -> None:
+        """Count `amount` items as done."""
+        self.done += amount
+        self._show()
+
+    def describe(self, status: str) -> None:
+        """Show `status`, such as a loss, behind rate and time from now on."""
+        self._status = status
+        self._show()
+
+    def pace(self) -> str:
+        """Rate, time left and status, such as `41.2/s, 1:32 left, loss 0.12`."""
+        seconds = time.monotonic() - self._started
+        done = self.done - self._earlier
+        parts = []
+        if done and seconds > 0:
+            rate = done / seconds
+            parts.append(f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each")
+            if self.total is not None and self.done < self.total:
+                parts.append(f"{format_seconds((self.total - self.done) / rate)} left")
+            elif self.total is not None:
+                parts.append(f"took {format_seconds(seconds)}")
+        return ", ".join([*parts, self._status] if self._status else parts)
+
+    def _show(self) -> None:
+        if _mode.display is not None and self._task is not None:
+            _mode.display.update(self._task, completed=self.done, pace=self.pace())
+        elif time.monotonic() - self._said >= _SECONDS_PER_LINE:
+            self._say()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
+        note(": ".join(filter(None, [f"{self.description} {count}", self.pace()])))
+
+
+def track(
+    iterable: Iterable[Item], description: str, total: int | None = None, *, done: int = 0
+) -> Iterator[Item]:
+    """Yield the items of `iterable` under a bar; see `Progress`."""
+    if total is None and isinstance(iterable, Sized):
+        total = done + len(iterable)
+    with Progress(description, total, done=done) as progress:
+        for item in iterable:
+            yield item
+            progress.advance()
+
+
+def _new_display() -> Display:
+    return Display(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}", style="dim", markup=False),
+        console=console,
+        redirect_stdout=False,  # results must not end up in the display on stderr
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as `0:07`, `12:05` or `3:07:12`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?[\d.,]+( ?%)?( ± [\d.]+)?", text) is not None

@@ -1,0 +1,38 @@
+"""Official checkpoints to ours and back."""
+
+from pathlib import Path
+from typing import Any
+
+from i2pmae.config import to_plain
+from i2pmae.loading import encoder_config_of, head_config_of
+from i2pmae.progress import note
+from i2pmae.training import checkpoint
+
+
+def run(source: Path, target: Path) -> dict[str, Any]:
+    """Convert a checkpoint; the direction follows from what `source` is.
+
+    Args:
+        source: an official `.pth` (with or without `module.`) or one of ours.
+        target: file to write; ours also as `.safetensors`.
+
+    Returns:
+        `kind`, `tensors`, `direction`, `out`.
+
+    Raises:
+        CheckpointError: if `source` cannot be read, or has no official counterpart.
+    """
+    read = checkpoint.load(source)
+    for message in read.notes:
+        note(message)
+    if read.official:
+        config: dict[str, Any] = {"encoder": to_plain(encoder_config_of(read))}
+        if read.kind == "classifier":
+            config["head"] = to_plain(head_config_of(read))
+        checkpoint.save(target, kind=read.kind, config=config, model=read.model)
+        direction, tensors = "official to i2pmae", len(read.model)
+    else:
+        tensors = checkpoint.save_official(target, read)
+        direction = "i2pmae to official"
+    note(f"{source} -> {target}: {direction}, {read.kind}, {tensors} tensors")
+    return {"kind": read.kind, "tensors": tensors, "direction": direction, "out": str(target)}

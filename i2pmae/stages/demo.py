@@ -1,0 +1,160 @@
+"""The whole chain on shapes made on the spot, small enough for a laptop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from i2pmae.config import (
+    AugmentConfig,
+    Device,
+    EncoderConfig,
+    ExtractConfig,
+    ImageModelConfig,
+    MaskingConfig,
+    OptimConfig,
+    PretrainConfig,
+    SvmConfig,
+)
+from i2pmae.geometry.transforms import normalize_to_unit_sphere
+from i2pmae.loading import load_pretraining
+from i2pmae.pictures.depth import draw_depth_maps
+from i2pmae.pictures.reconstruction import draw_reconstructions
+from i2pmae.progress import note, print_table
+from i2pmae.stages import extract_2d, pretrain, svm
+from i2pmae.stages.pretrain import pretraining_step
+from i2pmae.stages.run_folder import LAST
+from i2pmae.store import StoreReader, open_cache
+from i2pmae.training.seeding import step_generator
+
+PROCEDURAL = Path("procedural")
+POINTS = 1024
+_DRAWN = 5  # shapes per picture
+SMALL = EncoderConfig(
+    n_centers=(256, 128, 32),
+    group_sizes=(16, 8, 8),
+    widths=(48, 96, 192),
+    depths=(2, 2, 2),
+    embedding_width=64,
+)
+
+
+def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
+    """Extract, pre-train, compare with a random encoder, draw two pictures.
+
+    Running it again takes what is there and goes on.
+
+    Args:
+        out: folder for the store, the run and the pictures.
+        seed: of everything random.
+        device: where to compute.
+
+    Returns:
+        `accuracy_random`, `accuracy_pretrained` (percent), `store`, `checkpoint`, `pictures`,
+        `seconds`.
+
+    Raises:
+        WeightsError: if the packaged weights are not installed.
+    """
+    started = time.monotonic()
+    store = out / "cache" / "procedural.zarr"
+    run_folder = out / "run"
+    note("1/4 extract-2d: depth maps through EfficientNet-Lite0, once per shape")
+    extract_2d.run(
+        ExtractConfig(
+            data=PROCEDURAL,
+            cache=store,
+            points=2 * POINTS,
+            seed=seed,
+            device=device,
+            image_model=ImageModelConfig(name="efficientnet-lite0-packaged"),
+        )
+    )
+    note("2/4 pretrain: 3D masked autoencoder from the store")
+    config = PretrainConfig(
+        cache=store,
+        out=run_folder,
+        epochs=20,
+        batch_size=32,
+        points=POINTS,
+        seed=seed,
+        device=device,
+        encoder=SMALL,
+        masking=MaskingConfig(standardize=True),
+        augment=AugmentConfig(scale=(2 / 3, 3 / 2), shift=0.2),
+        optim=OptimConfig(lr=1e-3, warmup_epochs=2, cosine_epochs=20),
+    )
+    trained = pretrain.run(config, resume=(run_folder / LAST).exists())
+    note("3/4 svm: a linear classifier on frozen features, random against pre-trained encoder")
+    checkpoint = Path(trained["checkpoint"])
+    accuracies = [
+        svm.run(
+            SvmConfig(
+                checkpoint=checkpoint,
+                random_weights=random_weights,
+                data=PROCEDURAL,
+                points=POINTS,
+                seed=seed,
+                device=device,
+            ),
+            table=False,
+        )["accuracy"]
+        for random_weights in (True, False)
+    ]
+    note("4/4 pictures")
+    pictures = _draw(out, store, checkpoint)
+    print_table(
+        "Linear SVM on shapes the encoder has not seen",
+        ["encoder", "accuracy %"],
+        [["random", f"{accuracies[0]:.1f}"], ["pre-trained", f"{accuracies[1]:.1f}"]],
+    )
+    result = {
+        "accuracy_random": accuracies[0],
+        "accuracy_pretrained": accuracies[1],
+        "store": str(store),
+        "checkpoint": str(checkpoint),
+        "pictures": [str(path) for path in pictures],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    print_table(
+        "",
+        ["what", "where"],
+        [
+            ["store", str(store)],
+            ["checkpoint", str(checkpoint)],
+            *[["picture", str(path)] for path in pictures],
+        ],
+    )
+    return result
+
+
+def _draw(out: Path, store: Path, checkpoint: Path) -> list[Path]:
+    """Depth maps with saliency, and reconstructions, of one shape per class."""
+    cache = open_cache(store)
+    labels = cache["label"].compute()
+    shown = [int((labels == label).argmax()) for label in range(len(cache.class_names))][:_DRAWN]
+    names = [cache.class_names[int(labels[index])] for index in shown]
+    reader = StoreReader(store)
+    batch = {name: torch.from_numpy(array) for name, array in reader.read(shown).items()}
+    depth_maps = reader.read(shown, ["depth"])["depth"]
+    model = load_pretraining(checkpoint)
+    axes = torch.from_numpy(reader.read_all("view_axes"))
+    plain = PretrainConfig(cache=store, out=out, points=POINTS, augment=AugmentConfig())
+    with torch.inference_mode():
+        output = pretraining_step(model, batch, plain, axes, step_generator(0))
+        rebuilt = model.reconstruct(output.decoded) + output.grouping.centers[1][:, :, None]
+        seen = output.grouping.neighborhoods[0] + output.grouping.centers[0][:, :, None]
+    visible, made, truth = [], [], []
+    for row in range(len(shown)):
+        visible.append(seen[row][~output.masks[0][row]].flatten(0, 1).numpy())
+        made.append(rebuilt[row][output.masks[1][row]].flatten(0, 1).numpy())
+        truth.append(normalize_to_unit_sphere(batch["points"][row : row + 1])[0].numpy())
+    return [
+        draw_depth_maps(
+            out / "depth-and-saliency.png", depth_maps, batch["saliency"].numpy(), names
+        ),
+        draw_reconstructions(out / "reconstruction.png", visible, made, truth, names),
+    ]

@@ -1,0 +1,440 @@
+"""Stage one: shapes in, a store of what a frozen 2D model sees of them out (section 3.2)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from i2pmae.config import ExtractConfig, to_plain
+from i2pmae.datasets import ShapeSource, open_source
+from i2pmae.datasets.check import survey
+from i2pmae.device import pick_device, pick_dtype
+from i2pmae.errors import DataError, StoreError
+from i2pmae.geometry.projection import fit_pixels, patches_read, pixels, render, view_axes
+from i2pmae.geometry.transforms import normalize_to_unit_sphere
+from i2pmae.image_model import ImageModel, load_image_model
+from i2pmae.progress import Progress, note, warn
+from i2pmae.store.location import Location
+from i2pmae.store.metadata import load_info
+from i2pmae.store.quantize import encode, round_points
+from i2pmae.store.schema import DONE, SKIPPED, StoreSpec, arrays
+from i2pmae.store.writer import StoreWriter, open_writer
+
+_LISTED = 10  # unusable shapes that an error names
+_AHEAD = 4  # batches loaded before they are needed
+
+Depth = Literal["sum", "nearest"]
+Arrays = dict[str, NDArray[Any]]
+Item = TypeVar("Item")
+
+
+def run(config: ExtractConfig) -> dict[str, Any]:
+    """Render every shape, run the image model on the depth maps, write the store.
+
+    The same settings again continue an interrupted run and end with the same bytes.
+
+    Returns:
+        `store`, `shapes`, `skipped`, `points`, `seconds`, `shapes_per_s` (of this run).
+
+    Raises:
+        WeightsError: if the image model's weights cannot be had; before anything is rendered.
+        DataError: if shapes cannot be used and `on_error` is `stop`; before anything is written.
+        StoreError: if the store cannot be written, or was made with other settings.
+    """
+    started = time.monotonic()
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.precision, device)
+    source = open_source(
+        config.data,
+        layout=config.layout,
+        split=config.split,
+        limit=config.limit,
+        points=config.points,
+        seed=config.seed,
+    )
+    for message in source.notes:
+        note(message)
+    image_model = load_image_model(
+        config.image_model.name,
+        config.image_model.pretrained,
+        config.image_model.image_size,
+        config.image_model.normalization,
+        device,
+        dtype,
+    )
+    path = store_path(config.cache, config.data)
+    bad: dict[int, str] = {}
+    n_points = _recorded_points(path)
+    if n_points is None:
+        n_points, bad = _survey(source, config)
+    axes = view_axes(config.views.n_views)
+    spec = StoreSpec(
+        n_shapes=len(source),
+        n_points=n_points,
+        n_views=config.views.n_views,
+        image_size=image_model.image_size,
+        grid=image_model.grid,
+        channels=image_model.channels,
+        dtype=config.store.dtype,
+        shard_size=config.store.shard_size,
+        parts=source.part_names is not None,
+    )
+    writer = open_writer(
+        path,
+        spec,
+        view_axes=axes.numpy(),
+        settings=_settings(config, source, image_model, dtype),
+        provenance=_provenance(config, source, image_model, device),
+        class_names=source.class_names,
+        part_names=source.part_names,
+    )
+    with writer:
+        n_left = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
+        if 0 < n_left < len(source):
+            note(f"continuing {path}: {len(source) - n_left} of {len(source)} shapes are done")
+        extracted = time.monotonic()
+        skipped = _extract(config, source, image_model, axes.to(device), writer, bad)
+        seconds = time.monotonic() - extracted
+        writer.finish()
+    for name, reason in skipped.items():
+        warn(f"skipped {name}: {reason}")
+    result = {
+        "store": str(path),
+        "shapes": len(source),
+        "skipped": len(skipped),
+        "points": n_points,
+        "seconds": round(time.monotonic() - started, 2),
+        "shapes_per_s": round(n_left / seconds, 2) if n_left else 0.0,
+    }
+    done = f"{n_left} shapes in {seconds:.0f} s" if n_left else "nothing left to do"
+    note(f"{path}: {len(source)} shapes, {done}; next: i2pmae pretrain --cache {path}")
+    return result
+
+
+def store_path(cache: Path, data: Path) -> Path:
+    """Where the store goes: `cache` itself if it is named *.zarr, else a store in that folder."""
+    if cache.suffix == ".zarr" or "://" in str(cache):
+        return cache
+    return cache / f"{data.absolute().name}.zarr"
+
+
+@torch.inference_mode()
+def encode_batch(
+    points: Tensor, axes: Tensor, image_model: ImageModel, depth: Depth, sum_points: int
+) -> dict[str, Tensor]:
+    """What the store holds of some clouds, before quantization.
+
+    Args:
+        points: (B, N, 3) float32 in the unit sphere, on the image model's device.
+        axes: (V, 3, 3) from `view_axes`.
+        image_model: the frozen 2D network.
+        depth: `sum` draws the first `sum_points` points, `nearest` all.
+        sum_points: see `depth`.
+
+    Returns:
+        `depth` (B, V, H, W) in [0, 1], `features` (B, V, h, w, C) with zeros where no point reads
+        a patch, `saliency` (B, V, h, w), `pixel_origin`, `pixel_size`, `pixel_shift`; on the CPU.
+
+    Source: section 3.2 of the paper. Differs: once per shape, not once per step.
+    """
+    size = image_model.image_size
+    pixel_map = fit_pixels(points, axes, size)
+    drawn = points[:, :sum_points] if depth == "sum" else points
+    depth_maps = render(drawn, pixel_map, axes, size, depth)
+    features, saliency = image_model(depth_maps.flatten(0, 1))
+    views = depth_maps.shape[:2]
+    features, saliency = features.unflatten(0, views), saliency.unflatten(0, views)
+    read = patches_read(pixels(points, pixel_map, axes, size), image_model.grid, size)
+    encoded = {
+        "depth": depth_maps,
+        "features": features * read[..., None],
+        "saliency": saliency,
+        "pixel_origin": pixel_map.origin,
+        "pixel_size": pixel_map.size,
+        "pixel_shift": pixel_map.shift,
+    }
+    return {name: tensor.cpu() for name, tensor in encoded.items()}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some shapes of one shard, loaded."""
+
+    shard: int
+    indices: list[int]
+    points: NDArray[np.float32]  # (B, N, 3)
+    parts: NDArray[np.uint8] | None
+    unusable: dict[int, str]  # shapes of the shard that turned out so while loading
+    is_last: bool  # of its shard
+
+
+def _extract(
+    config: ExtractConfig,
+    source: ShapeSource,
+    image_model: ImageModel,
+    axes: Tensor,
+    writer: StoreWriter,
+    bad: dict[int, str],
+) -> dict[str, str]:
+    """Write all pending shards; loading, encoding and writing overlap."""
+    spec = writer.spec
+    skipped: dict[str, str] = {}
+    values: Arrays = {}
+    write: Future[None] | None = None
+    total = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
+    batches = _ahead(_load_batches(config, source, spec, list(writer.pending), bad), _AHEAD)
+    with (
+        ThreadPoolExecutor(max_workers=1) as pool,
+        Progress("extract-2d", total=total) as progress,
+    ):
+        for batch in batches:
+            rows = spec.shard(batch.shard)
+            if not values:
+                values = _empty_shard(spec, source, rows)
+            for index, reason in batch.unusable.items():
+                skipped[source.ids[index]] = reason
+            if batch.indices:
+                places = np.asarray(batch.indices) - rows.start
+                _fill(values, places, batch, config, axes, image_model)
+            if batch.is_last:
+                if write is not None:
+                    write.result()
+                write = pool.submit(writer.write_shard, batch.shard, values)
+                values = {}
+            progress.advance(len(batch.indices) + len(batch.unusable))
+        if write is not None:
+            write.result()
+    return skipped
+
+
+def _fill(
+    values: Arrays,
+    places: NDArray[np.int64],
+    batch: _Batch,
+    config: ExtractConfig,
+    axes: Tensor,
+    image_model: ImageModel,
+) -> None:
+    """Encode a batch into its places in the shard's arrays."""
+    encoded = encode_batch(
+        torch.from_numpy(batch.points).to(axes.device),
+        axes,
+        image_model,
+        config.views.depth,
+        config.views.sum_points,
+    )
+    rows: Arrays = {name: tensor.numpy() for name, tensor in encoded.items()}
+    rows["depth"] = np.rint(rows["depth"] * 255).astype(np.uint8)
+    rows["pixel_shift"] = rows["pixel_shift"].astype(np.int16)
+    rows |= encode(rows["features"], config.store.dtype)
+    rows["points"] = batch.points
+    if batch.parts is not None:
+        rows["parts"] = batch.parts
+    for name, array in rows.items():
+        values[name][places] = array
+    values["status"][places] = DONE
+
+
+def _empty_shard(spec: StoreSpec, source: ShapeSource, rows: slice) -> Arrays:
+    """All arrays of a shard, every shape skipped so far."""
+    values = {
+        name: np.zeros((rows.stop - rows.start, *array.shape(spec)[1:]), array.dtype_in(spec))
+        for name, array in arrays(spec).items()
+        if array.layout != "store" and array.dtype != "string"
+    }
+    values["label"] = np.asarray(source.labels[rows], dtype=np.int64)
+    values["id"] = np.asarray(source.ids[rows], dtype=object)
+    values["split"] = np.asarray(source.splits[rows], dtype=object)
+    values["status"] = np.full(rows.stop - rows.start, SKIPPED, np.uint8)
+    return values
+
+
+def _load_batches(
+    config: ExtractConfig,
+    source: ShapeSource,
+    spec: StoreSpec,
+    shards: list[int],
+    bad: dict[int, str],
+) -> Iterator[_Batch]:
+    """Shapes of the pending shards; a batch never crosses a shard's border."""
+    for k in shards:
+        rows = spec.shard(k)
+        for start in range(rows.start, rows.stop, config.batch_size):
+            window = range(start, min(start + config.batch_size, rows.stop))
+            yield _load_batch(config, source, spec, k, window, bad)
+
+
+def _load_batch(
+    config: ExtractConfig,
+    source: ShapeSource,
+    spec: StoreSpec,
+    shard: int,
+    window: range,
+    bad: dict[int, str],
+) -> _Batch:
+    clouds, parts, indices, unusable = [], [], [], {}
+    for index in window:
+        try:
+            if index in bad:
+                raise DataError(bad[index])
+            shape = source.load(index)
+            if len(shape.points) < spec.n_points:
+                raise DataError(
+                    f"{source.ids[index]} has {len(shape.points)} points, "
+                    f"the store {spec.n_points} per shape"
+                )
+        except DataError as error:
+            if config.on_error == "stop":
+                raise
+            unusable[index] = str(error)
+            continue
+        indices.append(index)
+        clouds.append(shape.points[: spec.n_points])
+        if shape.parts is not None:
+            parts.append(shape.parts[: spec.n_points])
+    points = np.zeros((0, spec.n_points, 3), np.float32)
+    if clouds:
+        canonical = normalize_to_unit_sphere(torch.from_numpy(np.stack(clouds)))
+        points = round_points(canonical.numpy())
+    return _Batch(
+        shard=shard,
+        indices=indices,
+        points=points,
+        parts=np.stack(parts) if parts else None,
+        unusable=unusable,
+        is_last=window.stop == spec.shard(shard).stop,
+    )
+
+
+def _recorded_points(path: Path) -> int | None:
+    """Points per shape of a store that is already there; its writer says what is wrong with it."""
+    try:
+        return load_info(Location.of(path)).spec.n_points
+    except StoreError:
+        return None
+
+
+def _survey(source: ShapeSource, config: ExtractConfig) -> tuple[int, dict[int, str]]:
+    """Load every shape once: points that all have, and the shapes that cannot be used.
+
+    Raises:
+        DataError: if there are unusable shapes and `on_error` is `stop`, or nothing else.
+    """
+    with Progress("check", total=len(source)) as progress:
+        bad, fewest = survey(source, progress=progress.advance)
+    if bad and (config.on_error == "stop" or fewest is None):
+        listed = "; ".join(list(bad.values())[:_LISTED])
+        more = f"; and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+        remedy = (
+            "mend or remove them"
+            if len(bad) == len(source)
+            else "mend them, or add --on-error skip"
+        )
+        raise DataError(
+            f"{config.data}: {len(bad)} of {len(source)} shapes cannot be used ({listed}{more}); "
+            f"nothing was written; {remedy}"
+        )
+    assert fewest is not None  # open_source refuses a source without shapes
+    return fewest, bad
+
+
+def _settings(
+    config: ExtractConfig, source: ShapeSource, image_model: ImageModel, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What decides the store's contents; a continued run must bring the same."""
+    return {
+        "layout": source.layout,
+        "split": config.split,
+        "limit": config.limit,
+        "points": config.points,
+        "seed": config.seed,
+        "source_fingerprint": source.fingerprint(),
+        "image_model": {
+            **to_plain(config.image_model),
+            "image_size": image_model.image_size,
+            "pretrained": Path(image_model.pretrained).name,
+            "weights_sha256": image_model.weights_hash,
+            "mean": list(image_model.mean),
+            "std": list(image_model.std),
+            "saliency": image_model.saliency_kind,
+            "precision": str(dtype).removeprefix("torch."),
+        },
+        "views": to_plain(config.views),
+    }
+
+
+def _provenance(
+    config: ExtractConfig, source: ShapeSource, image_model: ImageModel, device: torch.device
+) -> dict[str, Any]:
+    """What is good to know about a store and does not decide its contents."""
+    import platform
+    from importlib.metadata import version
+
+    packages = ("i2pmae", "torch", "timm", "open_clip_torch", "zarr", "numpy")
+    return {
+        "source": str(config.data.absolute()),
+        "recipe": source.recipe,
+        "class_parts": source.class_parts,
+        "weights": image_model.pretrained,
+        "device": str(device),
+        "batch_size": config.batch_size,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "quantization": "code = round(value / feature_scale), one scale per shape and channel"
+        if config.store.dtype == "int8"
+        else "none",
+    }
+
+
+class _Failure:
+    """An error on its way from the loading thread."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """The same items, produced by a thread that stays at most `depth` items ahead."""
+    waiting: queue.Queue[Any] = queue.Queue(depth)
+    stopped = threading.Event()
+    end = object()
+
+    def put(item: Any) -> None:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(end)
+        except BaseException as error:  # handed to the consumer, who raises it
+            put(_Failure(error))
+
+    thread = threading.Thread(target=produce, name="load shapes", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not end:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,79 @@
+"""What a store holds, as tables or as plain values."""
+
+from pathlib import Path
+from typing import Any
+
+from i2pmae.progress import print_table
+from i2pmae.store.inspect import describe
+
+
+def run(cache: Path) -> dict[str, Any]:
+    """Describe a store: arrays, sizes, provenance, completeness and class counts.
+
+    Args:
+        cache: a store, or a folder that holds exactly one.
+
+    Returns:
+        What `store.inspect.describe` returns.
+
+    Raises:
+        StoreError: if there is no readable store.
+    """
+    found = describe(cache)
+    shapes = found["shapes"]
+    state = "complete" if found["complete"] else "not complete, run extract-2d again"
+    print_table(
+        f"{found['path']}: {shapes['done']} shapes done, {shapes['skipped']} skipped, "
+        f"{shapes['pending']} pending; {state}",
+        ["array", "dimensions", "shape", "dtype", "chunk", "shard", "stored", "of dense"],
+        [
+            [
+                name,
+                ", ".join(array["dimensions"]),
+                _sizes(array["shape"]),
+                array["dtype"],
+                _sizes(array["chunks"]),
+                "-" if array["shards"] is None else _sizes(array["shards"]),
+                _bytes(array["stored_bytes"]),
+                f"{array['stored_bytes'] / max(array['dense_bytes'], 1):.0%}",
+            ]
+            for name, array in found["arrays"].items()
+        ],
+    )
+    n_done = max(shapes["done"], 1)
+    print_table(
+        "",
+        ["size", "value"],
+        [
+            ["all arrays", _bytes(found["stored_bytes"])],
+            ["per shape", _bytes(found["stored_bytes"] / n_done)],
+        ],
+    )
+    print_table("Provenance", ["what", "value"], list(_flat(found["attrs"])))
+    for split, counts in found["classes"].items():
+        rows = sorted(counts.items())
+        print_table(f"Classes, split {split}", ["class", "shapes"], [[*row] for row in rows])
+    return found
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """Settings and provenance as rows, nested keys dotted."""
+    rows: list[list[str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append([f"{prefix}{name}", str(value)])
+    return rows
+
+
+def _sizes(shape: list[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

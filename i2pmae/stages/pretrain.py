@@ -1,0 +1,306 @@
+"""Stage two: a finished store in, a pre-trained 3D encoder out (section 3 of the paper)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2pmae.config import PretrainConfig, to_plain
+from i2pmae.device import pick_device, pick_dtype
+from i2pmae.errors import CheckpointError, ConfigError, TrainingError
+from i2pmae.geometry.grouping import gather_rows
+from i2pmae.geometry.projection import PixelMap, pixels
+from i2pmae.geometry.transforms import augment, normalize_to_unit_sphere, random_subset
+from i2pmae.interrupts import StopRequest, delayed_stop
+from i2pmae.model.official import official_name
+from i2pmae.model.pretraining import PretrainingModel, PretrainingOutput
+from i2pmae.progress import Progress, note
+from i2pmae.stages import svm
+from i2pmae.stages.run_folder import RunFolder
+from i2pmae.store import StoreReader, resolve_store
+from i2pmae.training import checkpoint
+from i2pmae.training.optim import learning_rate, make_optimizer, set_learning_rate
+from i2pmae.training.seeding import step_generator, step_seed
+
+_CHECK_EVERY = 25  # steps between looks at the losses; each look waits for the device
+_LOSSES = ("loss", "loss_2d", "loss_3d")
+
+
+def run(config: PretrainConfig, *, resume: bool = False) -> dict[str, Any]:
+    """Pre-train an encoder from a store.
+
+    Args:
+        config: settings; `out` receives `config.json`, `metrics.jsonl` and checkpoints.
+        resume: continue the run in `out`, to the numbers of a run that was never interrupted.
+
+    Returns:
+        Summary: `out`, `checkpoint`, `epochs`, `steps`, last row of the metrics, `seconds`.
+
+    Raises:
+        ConfigError: if settings do not fit the store or the folder.
+        TrainingError: if a loss is not finite; the last good checkpoint stays.
+    """
+    started = time.monotonic()
+    device = pick_device(config.device)
+    reader = StoreReader(resolve_store(config.cache))
+    indices = reader.indices(config.split)
+    _check_fits(config, reader, len(indices))
+    n_steps = len(indices) // config.batch_size
+
+    folder = RunFolder(config.out)
+    folder.start(config, resume=resume)
+    torch.manual_seed(step_seed(config.seed))
+    model = build_model(config, reader).to(device)
+    optimizer = make_optimizer(model, config.optim, partial(official_name, "pretraining"))
+    run_state = _State(model, optimizer, pick_dtype(config.precision, device))
+    if resume:
+        run_state.restore(folder, device)
+        folder.rewind(run_state.epoch)
+        note(f"resuming {config.out} after {run_state.epoch} epochs and {run_state.step} steps")
+
+    with delayed_stop() as stop, _bar(config, n_steps, run_state) as progress:
+        while run_state.epoch < config.epochs:
+            row = _train_epoch(run_state, config, reader, indices, folder, progress, stop)
+            if config.svm.data is not None and run_state.epoch % config.svm.every == 0:
+                row["svm_accuracy"] = svm.check(model, config.svm, device)
+            folder.log(row)
+            if run_state.epoch % config.checkpoint_every == 0 and run_state.epoch < config.epochs:
+                run_state.save(folder.path / f"epoch-{run_state.epoch:04d}.pt", config, reader)
+            run_state.save(folder.last, config, reader)
+            stop.obey()
+    result = {
+        **folder.rows()[-1],
+        "out": str(config.out),
+        "checkpoint": str(folder.last),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    folder.write_result(result)
+    note(f"{config.epochs} epochs done, loss {result['loss']:.4f}; checkpoint {folder.last}")
+    return result
+
+
+def build_model(config: PretrainConfig, reader: StoreReader) -> PretrainingModel:
+    """The pre-training network for a store's views and features."""
+    return PretrainingModel(
+        config.encoder,
+        config.masking,
+        config.targets,
+        **network_sizes(reader),
+        embed=config.embed,
+    )
+
+
+def network_sizes(reader: StoreReader) -> dict[str, int]:
+    """What of a store decides the network's sizes."""
+    spec = reader.info.spec
+    return {
+        "n_views": spec.n_views,
+        "image_channels": spec.channels,
+        "image_size": spec.image_size,
+    }
+
+
+def pretraining_step(
+    model: PretrainingModel,
+    batch: dict[str, Tensor],
+    config: PretrainConfig,
+    axes: Tensor,
+    generator: torch.Generator | None,
+) -> PretrainingOutput:
+    """Losses of one batch of a store.
+
+    Pixels belong to the canonical coordinates that were rendered; sampling, centering and
+    augmentation touch only what the 3D network sees.
+
+    Args:
+        model: the network.
+        batch: arrays of the store on the model's device, shapes first.
+        config: number of points and augmentation.
+        axes: (V, 3, 3) directions of the store's views.
+        generator: on the model's device; draws points, augmentation and masks. None: torch's
+            own, the only one that a compiled step can draw from without breaking its graph.
+
+    Source: section 3.2 of the paper; ShapeNet's sampling in the official recipe.
+    """
+    chosen = random_subset(batch["points"], config.points, generator)
+    canonical = gather_rows(batch["points"], chosen)
+    points = augment(
+        normalize_to_unit_sphere(canonical),
+        scale=config.augment.scale,
+        scale_per_axis=config.augment.scale_per_axis,
+        shift=config.augment.shift,
+        rotation=config.augment.rotation,
+        generator=generator,
+    )
+    pixel_map = PixelMap(batch["pixel_origin"], batch["pixel_size"], batch["pixel_shift"].long())
+    output: PretrainingOutput = model(
+        points,
+        batch["features"],
+        batch["saliency"],
+        pixels(canonical, pixel_map, axes, model.image_size),
+        generator=generator,
+        feature_scale=batch.get("feature_scale"),
+    )
+    return output
+
+
+@dataclass
+class _State:
+    """All that changes while a run trains."""
+
+    model: PretrainingModel
+    optimizer: torch.optim.Optimizer
+    dtype: torch.dtype
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps of the next one
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0, len(_LOSSES)))  # of those steps
+
+    def save(self, path: Any, config: PretrainConfig, reader: StoreReader) -> None:
+        checkpoint.save(
+            path,
+            kind="pretraining",
+            config=to_plain(config),
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            epoch=self.epoch,
+            step=self.step,
+            metrics={"losses": self.losses.tolist()},
+            extra={"store": reader.info.settings, "network": network_sizes(reader)},
+        )
+
+    def restore(self, folder: RunFolder, device: torch.device) -> None:
+        if not folder.last.exists():
+            return
+        saved = checkpoint.load(folder.last, map_location=device)
+        if saved.kind != "pretraining" or saved.optimizer is None:
+            raise CheckpointError(f"{folder.last} is no checkpoint of an interrupted pre-training")
+        self.model.load_state_dict(saved.model)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.epoch, self.step = saved.epoch, saved.step
+        self.losses = torch.tensor(saved.metrics["losses"]).reshape(-1, len(_LOSSES))
+
+
+def _train_epoch(
+    state: _State,
+    config: PretrainConfig,
+    reader: StoreReader,
+    indices: Any,
+    folder: RunFolder,
+    progress: Progress,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Train the rest of an epoch and return its row of metrics."""
+    device = next(state.model.parameters()).device
+    axes = torch.from_numpy(reader.read_all("view_axes")).to(device)
+    n_steps = len(indices) // config.batch_size
+    rate = learning_rate(state.epoch, config.optim)
+    set_learning_rate(state.optimizer, rate)
+    state.model.train()
+    epoch, first_step = state.epoch, state.step
+    started = saved_at = time.monotonic()
+    waited = reader.wait_seconds
+    recent: list[Tensor] = []
+    for batch in _batches(reader, config, indices, epoch, first_step, device):
+        torch.manual_seed(step_seed(config.seed, epoch, state.step))  # for stochastic depth
+        generator = step_generator(config.seed, epoch, state.step, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=state.dtype == torch.bfloat16):
+            output = pretraining_step(state.model, batch, config, axes, generator)
+        output.loss.backward()
+        if config.optim.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        progress.advance(1)
+        recent.append(torch.stack([output.loss, output.loss_2d, output.loss_3d]).detach())
+        late = time.monotonic() - saved_at > 60 * config.save_minutes
+        if len(recent) == _CHECK_EVERY or state.step == n_steps or stop or late:
+            state.losses = torch.cat([state.losses, _finite(recent, state, folder)])
+            recent = []
+            progress.describe(f"epoch {epoch + 1}/{config.epochs}, loss {state.losses[-1, 0]:.4f}")
+        if (stop or late) and state.step < n_steps:
+            state.save(folder.last, config, reader)
+            saved_at = time.monotonic()
+            stop.obey()
+    seconds = time.monotonic() - started
+    row = {
+        "epoch": epoch + 1,
+        "step": (epoch + 1) * n_steps,
+        **dict(zip(_LOSSES, state.losses.mean(dim=0).tolist(), strict=True)),
+        "lr": rate,
+        "shapes_per_s": round((n_steps - first_step) * config.batch_size / seconds, 2),
+        "wait_share": round((reader.wait_seconds - waited) / seconds, 4),
+    }
+    state.epoch, state.step = epoch + 1, 0
+    state.losses = torch.zeros(0, len(_LOSSES))
+    return row
+
+
+def _bar(config: PretrainConfig, n_steps: int, state: _State) -> Progress:
+    done = state.epoch * n_steps + state.step
+    return Progress("pretrain", total=config.epochs * n_steps, done=done)
+
+
+def _batches(
+    reader: StoreReader,
+    config: PretrainConfig,
+    indices: Any,
+    epoch: int,
+    first_step: int,
+    device: torch.device,
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of one epoch on the device; their order depends on (seed, epoch) alone."""
+    for batch in reader.batches(
+        config.batch_size, seed=config.seed, epoch=epoch, indices=indices, start=first_step
+    ):
+        yield {
+            name: torch.from_numpy(array).to(device, non_blocking=True)
+            for name, array in batch.items()
+        }
+
+
+def _finite(recent: list[Tensor], state: _State, folder: RunFolder) -> Tensor:
+    """Losses of recent steps on the CPU.
+
+    Raises:
+        TrainingError: if one is not finite.
+    """
+    losses = torch.stack(recent).float().cpu()
+    bad = (~losses.isfinite()).any(dim=1).nonzero()
+    if len(bad):
+        step = state.step - len(losses) + int(bad[0]) + 1
+        kept = (
+            f"the last good checkpoint is {folder.last}"
+            if folder.last.exists()
+            else ("no checkpoint was saved yet")
+        )
+        raise TrainingError(
+            f"loss is not finite in step {step} of epoch {state.epoch + 1}; {kept}; "
+            "lower optim.lr, set optim.clip_norm, or use --precision fp32"
+        )
+    return losses
+
+
+def _check_fits(config: PretrainConfig, reader: StoreReader, n_shapes: int) -> None:
+    """Stop before training when settings and store do not fit."""
+    if n_shapes < config.batch_size:
+        raise ConfigError(
+            f"{config.cache} holds {n_shapes} finished shapes of split '{config.split}', "
+            f"fewer than batch_size={config.batch_size}; lower it with --batch-size"
+        )
+    if config.points > reader.info.spec.n_points:
+        raise ConfigError(
+            f"{config.cache} holds {reader.info.spec.n_points} points per shape, "
+            f"{config.points} are asked; set --points {reader.info.spec.n_points} or fewer"
+        )
+    if config.points < config.encoder.n_centers[0]:
+        raise ConfigError(
+            f"points={config.points} is fewer than the {config.encoder.n_centers[0]} centers of "
+            "the finest level; raise --points or lower encoder.n_centers"
+        )

@@ -1,0 +1,131 @@
+"""The folder of one training run: its config, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from i2pmae.config import Config, to_plain
+from i2pmae.errors import ConfigError
+
+LAST = "last.pt"
+_MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes"}
+
+
+class RunFolder:
+    """`config.json`, `metrics.jsonl`, `last.pt` and kept checkpoints of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint that `--resume` continues from."""
+        return self.path / LAST
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here and got anywhere."""
+        return any(path.exists() for path in (self.last, self._metrics, self._results))
+
+    def start(self, config: Config, *, resume: bool) -> None:
+        """Make the folder, or check that the run in it has the same settings.
+
+        Raises:
+            ConfigError: if the folder holds a run and `resume` is off, holds none and it is on,
+                or holds one with other settings.
+        """
+        if resume:
+            self._check_same(config)
+            return
+        if self.holds_run:
+            raise ConfigError(
+                f"--out {self.path} already holds a run; add --resume to continue it, "
+                "or choose another folder"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write("config.json", to_plain(config))
+        except OSError as error:
+            raise ConfigError(
+                f"--out {self.path}: cannot be written ({error.strerror}); choose another folder"
+            ) from None
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one row to `metrics.jsonl`."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows logged so far; a half-written last one is left out."""
+        if not self._metrics.exists():
+            return []
+        rows = []
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def rewind(self, epoch: int) -> None:
+        """Drop rows of epochs after `epoch`, which the resumed run writes again."""
+        self._write_rows([row for row in self.rows() if row["epoch"] <= epoch])
+
+    def mend(self) -> None:
+        """Drop a half-written last row."""
+        self._write_rows(self.rows())
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        self._replace("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write `result.json`."""
+        self._write("result.json", result)
+
+    def write_results(self, results: dict[str, Any], table: str) -> None:
+        """Write `results.json`, and the same for people as `results.md`."""
+        self._replace("results.md", table)
+        self._write(self._results.name, results)
+
+    def results(self) -> dict[str, Any] | None:
+        """What `write_results` wrote, if it did."""
+        if not self._results.exists():
+            return None
+        found: dict[str, Any] = json.loads(self._results.read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def _results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def _check_same(self, config: Config) -> None:
+        saved_at = self.path / "config.json"
+        if not saved_at.exists():
+            raise ConfigError(f"--resume: {self.path} holds no run; start one without --resume")
+        saved, asked = json.loads(saved_at.read_text(encoding="utf-8")), to_plain(config)
+        differences = [
+            f"{key}: {saved.get(key)} there, {value} asked"
+            for key, value in asked.items()
+            if key not in _MAY_CHANGE and saved.get(key) != value
+        ]
+        if differences:
+            raise ConfigError(
+                f"--resume: the run in {self.path} has other settings ({'; '.join(differences)}); "
+                "give the same ones, or choose another --out"
+            )
+
+    def _write(self, name: str, values: dict[str, Any]) -> None:
+        self._replace(name, json.dumps(values, indent=2) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file so that it is either the old or the new one, never half of it."""
+        temporary = self.path / f".{name}.new"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)

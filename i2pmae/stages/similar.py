@@ -1,0 +1,190 @@
+"""Nearest neighbors of a shape among the vectors of a data set."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2pmae.config import SimilarConfig
+from i2pmae.datasets import open_source
+from i2pmae.device import pick_device, pick_dtype
+from i2pmae.errors import CheckpointError, DataError
+from i2pmae.evaluation.features import extract_features
+from i2pmae.evaluation.vectors import Vectors, nearest, read_vectors
+from i2pmae.image_model.weights import file_hash
+from i2pmae.loading import load_encoder
+from i2pmae.progress import note, print_table
+from i2pmae.stages.embed import SOURCE_POINTS, Clouds
+
+_DRAWN_POINTS = 2048
+_SETTINGS = ("checkpoint", "checkpoint_sha256", "data", "layout", "points", "precision", "seed")
+
+
+class _Query(NamedTuple):
+    """What is looked for."""
+
+    name: str
+    place: int | None  # among the vectors; None for a file
+    vector: NDArray[np.float32]  # (C,)
+
+
+def run(config: SimilarConfig) -> dict[str, Any]:
+    """Find the shapes whose vectors have the largest cosine with a shape's.
+
+    Args:
+        config: settings.
+
+    Returns:
+        `query` (`id` or `file`, `class`, `split`), `neighbors` (the nearest first: `id`, `class`,
+        `split`, `cosine`), `picture`.
+
+    Raises:
+        DataError: if the vectors or the query cannot be read, or there is no such shape.
+        CheckpointError: if the checkpoint is not the one that made the vectors.
+    """
+    values = read_vectors(config.vectors)
+    missing = [name for name in _SETTINGS if name not in values.settings]
+    if missing:
+        raise DataError(
+            f"{config.vectors} does not say how it was made ({', '.join(missing)} missing). Write "
+            "it again with i2pmae embed."
+        )
+    query = _find(config, values)
+    others = np.array([i for i in range(len(values.ids)) if i != query.place], dtype=np.int64)
+    if len(others) == 0:
+        raise DataError(f"{config.vectors} holds no other shape than {query.name}. Embed more.")
+    found, cosines = nearest(values.vectors[others], query.vector, config.top)
+    neighbors = others[found].tolist()
+    rows = [
+        {
+            "id": values.ids[index],
+            "class": values.class_of(index) or None,
+            "split": values.splits[index] or None,
+            "cosine": round(float(cosine), 6),
+        }
+        for index, cosine in zip(neighbors, cosines, strict=True)
+    ]
+    own_class = values.class_of(query.place) if query.place is not None else ""
+    print_table(
+        f"Nearest to {query.name}" + (f" ({own_class})" if own_class else ""),
+        ["", "shape", "class", "split", "cosine"],
+        [
+            [rank, row["id"], row["class"] or "-", row["split"] or "-", f"{row['cosine']:.4f}"]
+            for rank, row in enumerate(rows, start=1)
+        ],
+    )
+    if config.picture is not None:
+        _draw(config, values, query, neighbors, cosines)
+        note(f"picture: {config.picture}")
+    return {
+        "query": {
+            "id" if query.place is not None else "file": query.name,
+            "class": own_class or None,
+            "split": (query.place is not None and values.splits[query.place]) or None,
+        },
+        "neighbors": rows,
+        "picture": None if config.picture is None else str(config.picture),
+    }
+
+
+def _find(config: SimilarConfig, values: Vectors) -> _Query:
+    """The query's vector: read if its id is known, computed if it is a file."""
+    if config.query in values.ids:
+        index = values.ids.index(config.query)
+        return _Query(config.query, index, values.vectors[index])
+    if Path(config.query).is_file():
+        return _Query(config.query, None, _encode(config, values))
+    near = [shape for shape in values.ids if shape.endswith(f"/{config.query}")]
+    near = near or difflib.get_close_matches(config.query, values.ids, n=3)
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else f"ids look like {values.ids[0]}"
+    raise DataError(
+        f"{config.query} is neither the id of a shape in {config.vectors} nor a file; {hint}"
+    )
+
+
+def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
+    """The vector of a file's only shape, made as the others were."""
+    settings = values.settings
+    checkpoint = config.checkpoint or Path(settings["checkpoint"])
+    if config.checkpoint is None and not checkpoint.is_file():
+        raise CheckpointError(
+            f"{checkpoint}, which made {config.vectors}, is not there any more; pass it with "
+            "--checkpoint"
+        )
+    encoder = load_encoder(checkpoint)
+    if file_hash(checkpoint) != settings["checkpoint_sha256"]:
+        raise CheckpointError(
+            f"{config.vectors} was made with {settings['checkpoint']}, and {checkpoint} is not "
+            "that file (any more); pass the right one with --checkpoint or run i2pmae embed again"
+        )
+    n_points = int(settings["points"])
+    source = open_source(
+        config.query,
+        split="all",
+        points=max(SOURCE_POINTS, n_points),
+        seed=int(settings["seed"]),
+    )
+    if len(source) != 1:
+        raise DataError(f"{config.query} holds {len(source)} shapes. Give a file that holds one.")
+    device = pick_device(config.device)
+    vectors = extract_features(
+        encoder.to(device),
+        Clouds(source, n_points).read(encoder.config.n_centers[0]),
+        device=device,
+        dtype=pick_dtype(settings["precision"], device),
+    )
+    found: NDArray[np.float32] = vectors[0]
+    return found
+
+
+def _draw(
+    config: SimilarConfig,
+    values: Vectors,
+    query: _Query,
+    neighbors: list[int],
+    cosines: NDArray[np.float32],
+) -> None:
+    """Draw the query and its neighbors from the data set they came from."""
+    from i2pmae.pictures.retrieval import Drawn, draw_neighbors
+
+    assert config.picture is not None
+    settings = values.settings
+    data = config.data or Path(settings["data"])
+    try:
+        source = open_source(
+            data,
+            layout=settings["layout"],
+            split=settings.get("split", "all"),
+            points=_DRAWN_POINTS,
+            seed=int(settings["seed"]),
+        )
+    except DataError as error:
+        raise DataError(
+            f"the shapes to draw cannot be read: {error} If they lie elsewhere now, pass --data."
+        ) from None
+    places = {shape: place for place, shape in enumerate(source.ids)}
+
+    def points_of(index: int) -> NDArray[np.float32]:
+        if values.ids[index] not in places:
+            raise DataError(
+                f"{data} holds no shape {values.ids[index]}, which {config.vectors} lists. Pass "
+                "the right folder with --data."
+            )
+        return source.load(places[values.ids[index]]).points
+
+    if query.place is None:
+        clouds = open_source(config.query, split="all", points=_DRAWN_POINTS)
+        drawn = Drawn(clouds.load(0).points, Path(query.name).stem, "")
+    else:
+        drawn = Drawn(points_of(query.place), query.name, values.class_of(query.place))
+    draw_neighbors(
+        config.picture,
+        drawn,
+        [Drawn(points_of(i), values.ids[i], values.class_of(i)) for i in neighbors],
+        cosines.tolist(),
+        up=config.up,
+    )

@@ -1,0 +1,346 @@
+"""Writing a store shard by shard, so that it can be interrupted and continued at any point."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from i2pmae.errors import StoreError, StoreMismatchError
+from i2pmae.store.location import METADATA, Location, array_of, plain_errors
+from i2pmae.store.lock import StoreLock
+from i2pmae.store.metadata import DIGEST, StoreInfo, digest, load_documents, load_info
+from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, ArraySchema, StoreSpec, arrays
+
+_NOTHING_RECORDED = "nothing"
+_UNREADABLE = (ValueError, RuntimeError, OSError)  # what zarr raises for a damaged chunk
+
+
+class StoreWriter:
+    """A store being written; made by `open_writer`.
+
+    A shard counts only once its `status` is written, after everything else of it. Whatever an
+    interrupted run left of other shards is overwritten, so a continued store equals an
+    uninterrupted one byte for byte.
+    """
+
+    def __init__(self, location: Location, info: StoreInfo, lock: StoreLock | None) -> None:
+        self.info = info
+        self.spec = info.spec
+        self._location = location
+        self._lock = lock
+        self._schemas = arrays(info.spec)
+        group = location.group("r+")
+        self._arrays = {
+            name: array_of(group, name).with_config({"write_empty_chunks": True})
+            for name in self._schemas
+        }
+        self.pending = self._pending()
+
+    def write_shard(self, k: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Write all arrays of one shard.
+
+        Args:
+            k: number of the shard; `spec.shard(k)` says which shapes it holds.
+            values: every array of the store but `view_axes`, rows of this shard, in the dtype of
+                the schema. `status` says DONE or SKIPPED for each shape; what the rows of skipped
+                shapes hold is of no interest, but let it be zeros, which take no space.
+
+        Raises:
+            StoreError: if the disk is full, read-only or not permitted.
+            ValueError: if an array is missing, or has another shape or dtype than the schema.
+        """
+        rows = self.spec.shard(k)
+        per_shape = [name for name, array in self._schemas.items() if array.layout != "store"]
+        self._check(values, rows, per_shape)
+        others = [name for name in per_shape if name != "status"]
+        if self.info.complete:  # a shard is being replaced
+            self._record(replace(self.info, complete=False, counts={}))
+        with plain_errors(self._location, f"write shard {k}"):
+            self._remove(["status"], k)
+            self._remove(others, k)
+            with ThreadPoolExecutor(max_workers=4) as pool:
+                writes = [pool.submit(self._write, name, rows, values[name]) for name in others]
+            for write in writes:
+                write.result()
+            self._flush(others, k)
+            self._write("status", rows, values["status"])
+            self._flush(["status"], k)
+        self.pending = [other for other in self.pending if other != k]
+
+    def finish(self) -> None:
+        """Mark the store complete.
+
+        Raises:
+            StoreError: if shards are still pending.
+        """
+        if self.pending:
+            raise StoreError(
+                f"{self._location.text} lacks {len(self.pending)} of {self.spec.n_shards} shards. "
+                "Run the same command again to write them."
+            )
+        if not self.info.complete:
+            self._record(replace(self.info, complete=True, counts=self._count()))
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pending(self) -> list[int]:
+        """Shards whose status is not written, or cannot be read."""
+        try:
+            shapes = np.flatnonzero(self._status() == PENDING)
+        except _UNREADABLE:
+            return [k for k in range(self.spec.n_shards) if self._is_pending(k)]
+        pending: list[int] = np.unique(shapes // self.spec.shard_size).tolist()
+        return pending
+
+    def _is_pending(self, k: int) -> bool:
+        try:
+            return bool((np.asarray(self._arrays["status"][self.spec.shard(k)]) == PENDING).any())
+        except _UNREADABLE:
+            return True
+
+    def _status(self) -> NDArray[np.uint8]:
+        return np.asarray(self._arrays["status"][...])
+
+    def _count(self) -> dict[str, dict[str, int]]:
+        """Shapes done and skipped of every split."""
+        status, splits = self._status(), np.asarray(self._arrays["split"][...])
+        return {
+            str(split): {
+                "done": int((status[splits == split] == DONE).sum()),
+                "skipped": int((status[splits == split] == SKIPPED).sum()),
+            }
+            for split in np.unique(splits)
+        }
+
+    def _record(self, info: StoreInfo) -> None:
+        self.info = info
+        with plain_errors(self._location, "write the metadata"):
+            _write_attributes(self._location, info)
+
+    def _check(self, values: Mapping[str, NDArray[Any]], rows: slice, expected: list[str]) -> None:
+        if set(values) != set(expected):
+            raise ValueError(f"expected the arrays {sorted(expected)}, got {sorted(values)}")
+        for name in expected:
+            array = self._schemas[name]
+            shape = (rows.stop - rows.start, *array.shape(self.spec)[1:])
+            dtype = array.dtype_in(self.spec)
+            found = values[name]
+            if found.shape != shape or (dtype != "string" and found.dtype != dtype):
+                raise ValueError(
+                    f"{name}: expected {dtype} {shape}, got {found.dtype} {found.shape}"
+                )
+        if (values["status"] == PENDING).any():
+            raise ValueError("status of a written shape is DONE or SKIPPED")
+        labels = values["label"]
+        if labels.min() < -1 or labels.max() >= len(self.info.class_names):
+            raise ValueError(
+                f"labels {labels.min()} to {labels.max()}, {len(self.info.class_names)} class names"
+            )
+
+    def _write(self, name: str, rows: slice, values: NDArray[Any]) -> None:
+        self._arrays[name][rows] = values
+
+    def _remove(self, names: list[str], k: int) -> None:
+        """Delete what an earlier run left, which zarr would otherwise read and merge."""
+        for name in names:
+            self._location.delete(self._schemas[name].key(k))
+
+    def _flush(self, names: list[str], k: int) -> None:
+        """Have the operating system put a shard's files on the disk, in case it goes down."""
+        if self._location.folder is None:
+            return
+        for name in names:
+            file = self._location.folder / self._schemas[name].key(k)
+            for path in (file, file.parent):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+
+def open_writer(
+    path: str | Path,
+    spec: StoreSpec,
+    *,
+    view_axes: NDArray[np.float32],
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    class_names: tuple[str, ...],
+    part_names: tuple[str, ...] | None = None,
+) -> StoreWriter:
+    """Create a store, or continue one that was made with the same settings.
+
+    Args:
+        path: folder or URL of the store; parent folders are made.
+        spec: sizes of the store.
+        view_axes: (V, 3, 3) float32: row axis, column axis and depth axis of every view.
+        settings: plain JSON values that decide the store's contents; a run that continues the
+            store must bring equal ones.
+        provenance: plain JSON values that are recorded at creation and never compared.
+        class_names: what `label` counts.
+        part_names: what `parts` counts.
+
+    Returns:
+        A writer that holds the store's lock; `pending` lists the shards to write, none for a
+        finished store.
+
+    Raises:
+        StoreMismatchError: if the store was made with other settings.
+        StoreError: if another process writes the store, something else lies there, or the disk
+            is full, read-only or not permitted.
+    """
+    location = Location.of(path)
+    wanted = StoreInfo(
+        spec=spec,
+        settings=json.loads(json.dumps(settings)),  # as a store gives them back
+        provenance=json.loads(json.dumps(provenance)),
+        class_names=class_names,
+        part_names=part_names,
+        complete=False,
+        counts={},
+    )
+    if _is_created(location):
+        found = _continued(location, wanted)
+        if found.complete:
+            writer = StoreWriter(location, found, None)
+            if not writer.pending:
+                return writer
+    lock = StoreLock(location.folder) if location.folder is not None else None
+    with plain_errors(location, "take the lock"):
+        if lock is not None:
+            lock.acquire()
+    try:
+        with plain_errors(location, "create the store"):
+            if not _is_created(location):
+                _create(location, wanted, view_axes)
+            _remove_partial_files(location)
+        return StoreWriter(location, _continued(location, wanted), lock)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def _is_created(location: Location) -> bool:
+    """Whether a store's creation came to its end; attributes are written last."""
+    group = location.metadata()
+    return group is not None and bool(group.get("attributes"))
+
+
+def _create(location: Location, info: StoreInfo, view_axes: NDArray[np.float32]) -> None:
+    """Write the metadata, the group's attributes last, and `view_axes`."""
+    _refuse_foreign_files(location)
+    store = location.zarr_store("w")
+    for name, schema in arrays(info.spec).items():
+        array = zarr.create_array(
+            store,
+            name=name,
+            shape=schema.shape(info.spec),
+            dtype=schema.dtype_in(info.spec),
+            chunks=schema.chunks(info.spec),
+            shards=schema.shards(info.spec),
+            compressors=_compressors(schema),
+            fill_value=schema.fill,
+            attributes=schema.attributes(),
+            dimension_names=schema.dimensions,
+            config={"write_empty_chunks": True},
+            overwrite=True,
+        )
+        if name == "view_axes":
+            array[...] = view_axes
+    _consolidate(location)
+    _write_attributes(location, info)
+
+
+def _compressors(schema: ArraySchema) -> list[dict[str, Any]]:
+    codecs = [schema.codec] if schema.codec is not None else []
+    return [dict(codec) for codec in (*codecs, {"name": "crc32c"})]
+
+
+def _refuse_foreign_files(location: Location) -> None:
+    """Only an empty folder, or what an interrupted creation left, may become a store."""
+    ours = {METADATA, *(array.name for array in ARRAYS)}
+    if location.folder is None or not location.folder.exists():
+        return
+    foreign = sorted(item.name for item in location.folder.iterdir() if item.name not in ours)
+    if foreign:
+        raise StoreError(
+            f"{location.text} is not a store and holds other files ({', '.join(foreign[:5])}). "
+            "Choose another path, such as "
+            f"{location.folder / 'NAME.zarr'}."
+        )
+    shutil.rmtree(location.folder)
+
+
+def _consolidate(location: Location) -> None:
+    """Copy all metadata into the group's: some readers open faster, ours does not need it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+        zarr.consolidate_metadata(location.zarr_store("r+"))
+
+
+def _write_attributes(location: Location, info: StoreInfo) -> None:
+    """Write the group's attributes with their digest, in one go."""
+    attributes = info.to_json()
+    attributes[DIGEST] = digest(attributes, load_documents(location, arrays(info.spec)))
+    zarr.open_group(location.zarr_store("r+"), mode="r+", use_consolidated=True).attrs.put(
+        attributes
+    )
+
+
+def _remove_partial_files(location: Location) -> None:
+    """Delete the temporary files of a killed run."""
+    if location.folder is not None:
+        for leftover in location.folder.rglob("*.partial"):
+            leftover.unlink()
+
+
+def _continued(location: Location, wanted: StoreInfo) -> StoreInfo:
+    """The recorded metadata, if it is what this run would have recorded."""
+    found = load_info(location)
+    differences = list(_differences(_compared(found), _compared(wanted)))
+    if differences:
+        raise StoreMismatchError(
+            f"{location.text} was made with other settings: {'; '.join(differences)}. "
+            "Extract into another path, or set these as the store has them."
+        )
+    return found
+
+
+def _compared(info: StoreInfo) -> dict[str, Any]:
+    values = info.to_json()
+    keys = ("sizes", "settings", "class_names", "part_names")
+    return {key: values[key] for key in keys}
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """One phrase per setting that differs."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for key in sorted({*found, *wanted}):
+            label = key if name in ("", "sizes", "settings") else f"{name}.{key}"
+            yield from _differences(
+                found.get(key, _NOTHING_RECORDED), wanted.get(key, _NOTHING_RECORDED), label
+            )
+    elif found != wanted:
+        yield f"{name}: the store has {found}, this run expects {wanted}"

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from i2pmae.errors import DataError
+from i2pmae.evaluation.svm import linear_svm
+
+ROW = np.array([[-2.0, 0], [-1, 0], [1, 0], [2, 0]], dtype=np.float32)
+
+
+def test_worked_by_hand():
+    # The widest margin between -1 and 1 is at 0; the last test shape lies on the wrong side.
+    test = np.array([[-0.1, 5], [0.1, -5], [3, 0]], dtype=np.float32)
+    result = linear_svm(ROW, np.array([0, 0, 1, 1]), test, np.array([0, 1, 0]), C=10)
+    assert result.predictions.tolist() == [0, 1, 0 + 1]
+    assert result.accuracy == pytest.approx(200 / 3)
+    np.testing.assert_allclose(result.per_class, [50, 100])
+
+
+def test_agrees_with_one_against_one_voting_of_two_class_machines():
+    from sklearn.svm import SVC
+
+    generator = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    x = (generator.normal(size=(3, 5))[labels] + generator.normal(size=(90, 5))).astype("f4")
+    train, test = slice(0, 60), slice(60, 90)
+    result = linear_svm(x[train], labels[train], x[test], labels[test], C=0.1)
+    votes = np.zeros((30, 3))
+    for pair in ([0, 1], [0, 2], [1, 2]):
+        chosen = np.isin(labels[train], pair)
+        machine = SVC(C=0.1, kernel="linear").fit(x[train][chosen], labels[train][chosen])
+        votes[np.arange(30), machine.predict(x[test])] += 1
+    clear = votes.max(axis=1) == 2
+    assert clear.sum() > 20
+    np.testing.assert_array_equal(result.predictions[clear], votes.argmax(axis=1)[clear])
+
+
+def test_a_class_that_training_lacks_counts_as_mistake():
+    result = linear_svm(ROW, np.array([0, 0, 1, 1]), ROW, np.array([0, 0, 1, 2]), C=1, n_classes=5)
+    assert result.accuracy == 75
+    np.testing.assert_allclose(result.per_class, [100, 100, 0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("train_x", "train_y", "message"),
+    [
+        (ROW[:0], [], "no training shapes"),
+        (ROW, [3, 3, 3, 3], "all 4 training shapes are of class 3"),
+        (np.where(ROW == 2, np.nan, ROW), [0, 0, 1, 1], "1 of 4 training shapes are not finite"),
+    ],
+)
+def test_unusable_features_are_one_line(train_x, train_y, message):
+    with pytest.raises(DataError, match=message):
+        linear_svm(train_x, np.array(train_y, dtype=int), ROW, np.array([0, 0, 1, 1]), C=1)
+
+
+def test_other_numbers_of_features_and_labels_are_refused():
+    with pytest.raises(ValueError, match="4 training features, 3 labels"):
+        linear_svm(ROW, np.array([0, 0, 1]), ROW, np.array([0, 0, 1, 1]), C=1)

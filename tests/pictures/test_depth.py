@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from i2pmae.pictures.depth import draw_depth_maps
+
+
+def test_depth_and_saliency_are_shown(tmp_path, pixels):
+    depth = np.full((1, 2, 32, 32), 128, dtype=np.uint8)
+    depth[0, 0, :16] = 255
+    saliency = np.zeros((1, 2, 4, 4), dtype=np.float32)
+    saliency[0, 1, 2:, 2:] = 1
+    picture = pixels(draw_depth_maps(tmp_path / "a.png", depth, saliency, ["chair/train/1"]))
+    columns = np.array_split(picture[60:-90, 70:], 4, axis=1)
+    first, first_over, second, second_over = (column[:-10, 60:-60] for column in columns)
+    assert first[5:50].mean() > 0.95  # the white half
+    assert first[-50:].mean() == pytest.approx(128 / 255, abs=0.02)
+    assert np.ptp(second, axis=2).max() < 0.01  # grey
+    assert np.ptp(first_over, axis=2).max() < 0.02  # nothing salient: the depth map alone
+    corner = second_over[-40:, -40:]
+    assert corner.mean() < 0.4
+    assert second_over[5:40, 5:40].mean() > 0.8
+
+
+def test_float_and_uint8_depth_give_the_same_picture(tmp_path):
+    codes = np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16)).astype(np.uint8)
+    saliency = np.random.default_rng(1).random((2, 1, 2, 2))
+    first = draw_depth_maps(tmp_path / "a.png", codes, saliency, ["a", "b"])
+    second = draw_depth_maps(tmp_path / "b.png", codes / 255, saliency, ["a", "b"])
+    assert np.array_equal(first.read_bytes(), second.read_bytes())
+
+
+def test_even_saliency_is_nothing_special(tmp_path):
+    depth = np.zeros((1, 1, 8, 8), dtype=np.float32)
+    assert draw_depth_maps(tmp_path / "a.png", depth, np.ones((1, 1, 2, 2)), ["a"]).exists()
+
+
+@pytest.mark.parametrize(("views", "n_names"), [(2, 1), (1, 2)])
+def test_arrays_that_do_not_fit_are_refused(tmp_path, views, n_names):
+    with pytest.raises(ValueError, match="names"):
+        draw_depth_maps(
+            tmp_path / "a.png", np.zeros((1, 1, 8, 8)), np.zeros((1, views, 2, 2)), ["a"] * n_names
+        )
+    assert not (tmp_path / "a.png").exists()

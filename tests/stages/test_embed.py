@@ -1,0 +1,119 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from i2pmae.cli import main
+from i2pmae.config import EmbedConfig
+from i2pmae.datasets import open_source
+from i2pmae.errors import CheckpointError, ConfigError, DataError
+from i2pmae.evaluation.vectors import read_vectors
+from i2pmae.loading import load_encoder
+from i2pmae.stages import embed
+
+
+def config(untrained, data, out, **changes):
+    values = {"checkpoint": untrained, "data": data, "out": out, "points": 128, "batch_size": 4}
+    return EmbedConfig(**(values | changes))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, place in enumerate(("box/train/a", "box/test/b", "ball/train/c", "ball/test/d")):
+        file = tmp_path / "shapes" / f"{place}.stl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if place.startswith("box"):
+            shape = trimesh.creation.box((1, 1 + seed, 2))
+        else:
+            shape = trimesh.creation.icosphere(2)
+        shape.export(file)
+    return tmp_path / "shapes"
+
+
+def test_vectors_are_the_features_of_the_svm(untrained, folder, tmp_path):
+    result = embed.run(config(untrained, folder, tmp_path / "v.npz"))
+    found = read_vectors(tmp_path / "v.npz")
+    assert result["shapes"] == 4
+    assert (result["points"], result["repeated"], result["skipped"]) == (128, 0, [])
+    assert found.ids == ["ball/test/d", "ball/train/c", "box/test/b", "box/train/a"]
+    assert found.class_names == ("ball", "box")
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.splits == ["test", "train", "test", "train"]
+    assert found.settings["data"] == str(folder)
+    assert found.settings["layout"] == "meshes"
+    source = open_source(folder, split="all")
+    points = np.stack([source.load(index).points[:128] for index in range(4)])
+    with torch.inference_mode():
+        expected = load_encoder(untrained)(torch.from_numpy(points)).numpy()
+    np.testing.assert_allclose(found.vectors, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_points_are_those_of_the_layout_by_default(untrained, folder, tmp_path):
+    assert embed.run(config(untrained, folder, tmp_path / "v.npz", points=None))["points"] == 1024
+
+
+def test_batches_and_the_rest_of_the_folder_do_not_matter(untrained, folder, tmp_path):
+    embed.run(config(untrained, folder, tmp_path / "a.npz"))
+    embed.run(config(untrained, folder, tmp_path / "b.npz", split="test", batch_size=1))
+    whole, part = read_vectors(tmp_path / "a.npz"), read_vectors(tmp_path / "b.npz")
+    assert part.ids == ["ball/test/d", "box/test/b"]
+    np.testing.assert_allclose(part.vectors, whole.vectors[[0, 2]], rtol=1e-4, atol=1e-5)
+
+
+def test_shapes_with_few_points_have_them_repeated(untrained, tmp_path):
+    (tmp_path / "clouds").mkdir()
+    for name, n in {"many": 300, "few": 90}.items():
+        np.save(tmp_path / "clouds" / f"{name}.npy", np.random.default_rng(n).random((n, 3)))
+    result = embed.run(config(untrained, tmp_path / "clouds", tmp_path / "v.npz"))
+    assert result["repeated"] == 1
+    assert np.isfinite(read_vectors(tmp_path / "v.npz").vectors).all()
+
+
+def test_bad_shapes_stop_or_are_left_out(untrained, folder, tmp_path):
+    (folder / "box" / "train" / "broken.stl").write_bytes(b"nothing")
+    out = tmp_path / "v.npz"
+    with pytest.raises(DataError, match=r"broken.*--on-error skip; i2pmae check-data"):
+        embed.run(config(untrained, folder, out))
+    assert not out.exists()
+    result = embed.run(config(untrained, folder, out, on_error="skip"))
+    assert result["skipped"] == ["box/train/broken"]
+    assert read_vectors(out).ids == ["ball/test/d", "ball/train/c", "box/test/b", "box/train/a"]
+
+
+def test_parquet(untrained, folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    embed.run(config(untrained, folder, tmp_path / "v.parquet"))
+    embed.run(config(untrained, folder, tmp_path / "v.npz"))
+    rows, arrays = read_vectors(tmp_path / "v.parquet"), read_vectors(tmp_path / "v.npz")
+    assert rows.ids == arrays.ids
+    np.testing.assert_array_equal(rows.vectors, arrays.vectors)
+
+
+def test_mistakes_are_found_before_any_shape_is_read(untrained, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("i2pmae.datasets.meshes.Meshes.load", None)
+    with pytest.raises(DataError, match="v.csv"):
+        embed.run(config(untrained, folder, tmp_path / "v.csv"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match="parquet"):
+        embed.run(config(untrained, folder, tmp_path / "v.parquet"))
+    with pytest.raises(CheckpointError, match="no-such"):
+        embed.run(config(tmp_path / "no-such.pt", folder, tmp_path / "v.npz"))
+
+
+def test_fewer_points_than_the_encoder_needs(untrained, folder, tmp_path):
+    with pytest.raises(ConfigError, match="set --points 64"):
+        embed.run(config(untrained, folder, tmp_path / "v.npz", points=20))
+
+
+def test_the_command(untrained, folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "v.npz"
+    arguments = ["embed", untrained, folder, "--out", out, "--points", 128, "--json"]
+    monkeypatch.setattr(sys, "argv", ["i2pmae", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 0
+    assert json.loads(capsys.readouterr().out)["out"] == str(out)
+    assert len(read_vectors(out).ids) == 4

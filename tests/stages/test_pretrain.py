@@ -1,0 +1,185 @@
+import json
+
+import pytest
+import torch
+
+from i2pmae.config import MaskingConfig, OptimConfig, SvmCheckConfig, TargetConfig
+from i2pmae.errors import ConfigError, TrainingError
+from i2pmae.geometry.projection import PixelMap, pixels, view_axes
+from i2pmae.loading import load_pretraining
+from i2pmae.stages import extract_2d, pretrain
+from i2pmae.stages.run_folder import RunFolder
+from i2pmae.store import StoreReader
+from i2pmae.training import checkpoint
+from i2pmae.training.seeding import step_generator
+
+from .conftest import extract_config, pretrain_config
+
+
+def metrics(out):
+    keys = ("epoch", "step", "loss", "loss_2d", "loss_3d", "lr")
+    return [{key: row[key] for key in keys} for row in RunFolder(out).rows()]
+
+
+def assert_same_run(out, reference):
+    assert metrics(out) == metrics(reference)
+    ours, theirs = checkpoint.load(out / "last.pt"), checkpoint.load(reference / "last.pt")
+    for name, tensor in theirs.model.items():
+        assert torch.equal(ours.model[name], tensor), name
+
+
+def test_a_run_leaves_config_metrics_and_checkpoints(trained):
+    out = trained.parent
+    assert json.loads((out / "config.json").read_text())["epochs"] == 3
+    rows = RunFolder(out).rows()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[0]["loss"] == pytest.approx(rows[0]["loss_2d"] + rows[0]["loss_3d"], rel=1e-5)
+    assert torch.load(trained, weights_only=True)["kind"] == "pretraining"
+
+
+def test_the_same_run_twice_gives_the_same_numbers(store, trained, tmp_path):
+    pretrain.run(pretrain_config(store, tmp_path / "again"))
+    assert_same_run(tmp_path / "again", trained.parent)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8])
+def test_an_interrupted_run_resumes_to_the_same_numbers(
+    store, trained, tmp_path, monkeypatch, steps
+):
+    out, taken = tmp_path / "cut", []
+    step = pretrain.pretraining_step
+
+    def stopping(*arguments):
+        taken.append(1)
+        if len(taken) == steps:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "pretraining_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(pretrain_config(store, out))
+    saved = checkpoint.load(out / "last.pt")
+    assert saved.epoch * 5 + saved.step == steps
+    pretrain.run(pretrain_config(store, out), resume=True)
+    assert_same_run(out, trained.parent)
+
+
+def test_resume_after_a_kill_before_the_first_checkpoint_starts_again(store, trained, tmp_path):
+    config = pretrain_config(store, tmp_path / "early")
+    RunFolder(config.out).start(config, resume=False)
+    pretrain.run(config, resume=True)
+    assert_same_run(config.out, trained.parent)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masking": MaskingConfig(strategy="random"), "targets": TargetConfig(kind="3d")},
+        {"masking": MaskingConfig(strategy="random"), "targets": TargetConfig(kind="2d")},
+        {"masking": MaskingConfig(standardize=True, temperature=0.5)},
+        {"embed": "visible"},
+        {"precision": "bf16", "optim": OptimConfig(clip_norm=1.0)},
+    ],
+)
+def test_every_switch_trains(store, tmp_path, changes):
+    config = pretrain_config(store, tmp_path / "run", epochs=1, **changes)
+    result = pretrain.run(config)
+    if config.targets.kind != "both":
+        absent = {"2d": "loss_3d", "3d": "loss_2d"}[config.targets.kind]
+        assert result[absent] == 0
+    assert result["loss"] > 0
+
+
+def test_the_svm_check_is_logged(store, tmp_path):
+    svm = SvmCheckConfig(data="procedural", every=1, points=128)
+    result = pretrain.run(pretrain_config(store, tmp_path / "run", epochs=1, svm=svm))
+    assert 0 < result["svm_accuracy"] <= 100
+
+
+def test_kept_checkpoints_hold_the_weights_of_their_epoch(store, tmp_path):
+    config = pretrain_config(store, tmp_path / "run", epochs=2, checkpoint_every=1)
+    pretrain.run(config)
+    assert checkpoint.load(config.out / "epoch-0001.pt").epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"batch_size": 21}, "fewer than batch_size=21"),
+        ({"points": 1000}, "512 points per shape"),
+        ({"points": 32}, "fewer than the 64 centers"),
+    ],
+)
+def test_settings_that_do_not_fit_the_store_are_named(store, tmp_path, changes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        pretrain.run(pretrain_config(store, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_never_overwritten(store, trained):
+    with pytest.raises(ConfigError, match="already holds a run"):
+        pretrain.run(pretrain_config(store, trained.parent))
+
+
+def test_resuming_with_other_settings_is_refused(store, trained):
+    with pytest.raises(ConfigError, match="seed: 0 there, 1 asked"):
+        pretrain.run(pretrain_config(store, trained.parent, seed=1), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(store, tmp_path):
+    config = pretrain_config(store, tmp_path / "run", optim=OptimConfig(lr=1e30, warmup_epochs=0))
+    with pytest.raises(TrainingError, match="not finite in step"):
+        pretrain.run(config)
+
+
+def test_the_cached_step_equals_the_online_step(store):
+    """Targets from the store and targets rendered and encoded on the spot, same masks."""
+    reader = StoreReader(store)
+    config = pretrain_config(store, store.parent / "unused")
+    torch.manual_seed(0)
+    model = pretrain.build_model(config, reader).eval()
+    batch = {name: torch.from_numpy(array) for name, array in reader.read([0, 5, 9]).items()}
+    axes = view_axes(3)
+    image_model = extract_2d.load_image_model(
+        "timm:test_vit", "random", 64, "own", torch.device("cpu"), torch.float32
+    )
+    online = extract_2d.encode_batch(batch["points"], axes, image_model, "sum", 2048)
+    pixel_map = PixelMap(batch["pixel_origin"], batch["pixel_size"], batch["pixel_shift"].long())
+    at = pixels(batch["points"], pixel_map, axes, 64)
+    masked = torch.rand(3, 16, generator=step_generator(0)).argsort(dim=1) >= 4
+    with torch.no_grad():
+        cached = model(
+            batch["points"],
+            batch["features"],
+            batch["saliency"],
+            at,
+            feature_scale=batch["feature_scale"],
+            masked=masked,
+        )
+        direct = model(batch["points"], online["features"], online["saliency"], at, masked=masked)
+    assert cached.loss_3d == direct.loss_3d
+    # Quantization adds a twelfth of the squared step, a thousandth of the features' power.
+    assert cached.loss_2d == pytest.approx(direct.loss_2d.item(), rel=5e-3)
+
+
+def test_the_whole_network_comes_back_from_a_checkpoint(trained):
+    model = load_pretraining(trained)
+    assert not model.training
+    assert model.image_size == 64
+
+
+def test_a_store_is_found_in_a_folder_that_holds_only_it(store, tmp_path):
+    config = pretrain_config(store.parent, tmp_path / "run", epochs=1)
+    assert pretrain.run(config)["epoch"] == 1
+
+
+def test_two_stores_in_the_folder_are_listed(tmp_path):
+    for name in ("a.zarr", "b.zarr"):
+        extract_2d.run(extract_config(tmp_path / "cache" / name, limit=2))
+    with pytest.raises(Exception, match=r"a\.zarr.*b\.zarr"):
+        pretrain.run(pretrain_config(tmp_path / "cache", tmp_path / "run"))

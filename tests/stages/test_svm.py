@@ -1,0 +1,44 @@
+import pytest
+
+from i2pmae.config import SvmConfig
+from i2pmae.errors import DataError
+from i2pmae.stages import svm
+
+from .conftest import TINY_ENCODER
+
+
+def test_random_and_trained_encoders_are_scored_alike(trained):
+    config = SvmConfig(checkpoint=trained, data="procedural", points=128, limit=60)
+    found = svm.run(config)
+    random = svm.run(config.model_copy(update={"random_weights": True}))
+    assert found["n_train"] == random["n_train"] == 60
+    assert found["accuracy"] != random["accuracy"]
+    assert random["random_weights"]
+    assert not found["random_weights"]
+
+
+def test_the_accuracy_is_the_mean_over_test_shapes(trained):
+    found = svm.run(SvmConfig(checkpoint=trained, data="procedural", points=128))
+    # The procedural classes are balanced, so the mean over classes is the same.
+    per_class = list(found["per_class"].values())
+    assert found["accuracy"] == pytest.approx(sum(per_class) / len(per_class))
+    assert found["accuracy"] > 100 / len(per_class)
+
+
+def test_no_checkpoint_means_random_weights():
+    config = SvmConfig(data="procedural", points=128, limit=60, encoder=TINY_ENCODER)
+    assert svm.run(config) == svm.run(config)
+
+
+def test_a_set_without_classes_is_refused(tmp_path):
+    import numpy as np
+
+    for index in range(3):
+        np.save(tmp_path / f"{index}.npy", np.random.default_rng(index).random((300, 3)))
+    with pytest.raises(DataError, match="split"):
+        svm.run(SvmConfig(data=tmp_path, encoder=TINY_ENCODER))
+
+
+def test_too_few_points_name_the_shape():
+    with pytest.raises(DataError, match="points"):
+        svm.run(SvmConfig(data="procedural", points=10**6, limit=60, encoder=TINY_ENCODER))

@@ -1,0 +1,76 @@
+import pytest
+
+from i2pmae.errors import StoreError
+from i2pmae.store.location import Location, plain_errors, resolve_store
+
+
+def test_a_store_is_itself(store):
+    assert resolve_store(store) == store
+    assert resolve_store(str(store)) == str(store)
+
+
+def test_the_only_store_of_a_folder(store):
+    (store.parent / "README.md").write_text("a page")
+    (store.parent / "empty").mkdir()
+    assert resolve_store(store.parent) == store
+
+
+def test_more_than_one_store(store, write_store, spec):
+    other = write_store(store.parent / "other.zarr", spec)
+    with pytest.raises(StoreError) as raised:
+        resolve_store(store.parent)
+    assert str(store) in str(raised.value)
+    assert str(other) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [".", "none", "file"])
+def test_no_store(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="extract-2d DATA --cache"):
+        resolve_store(tmp_path / name)
+
+
+def test_urls_are_taken_as_they_are():
+    assert resolve_store("s3://bucket/shapes.zarr") == "s3://bucket/shapes.zarr"
+
+
+def test_places():
+    assert Location.of("s3://bucket/a.zarr/").folder is None
+    assert Location.of("s3://bucket/a.zarr/").key_value_store("points") == (
+        "s3://bucket/a.zarr/points/"
+    )
+    assert str(Location.of("file:///data/my%20shapes.zarr").folder) == "/data/my shapes.zarr"
+
+
+def test_files_of_a_place(tmp_path):
+    location = Location.of(tmp_path)
+    assert location.read("a/0") is None
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0").write_bytes(b"content")
+    (tmp_path / "b").write_bytes(b"")
+    assert location.read("a/0") == b"content"
+    assert location.keys("a/") == ["a/0"]
+    assert location.has("a/0")
+    location.delete("a/0")
+    location.delete("a/0")
+    assert not location.has("a/0")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(30, "Read-only file system"), "read-only"),
+        (PermissionError(13, "Permission denied"), "permission denied"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (OSError("no number"), "no number"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(tmp_path, error, expected):
+    with (
+        pytest.raises(StoreError, match=expected) as raised,
+        plain_errors(Location.of(tmp_path), "write shard 1"),
+    ):
+        raise error
+    assert str(raised.value).startswith(f"cannot write shard 1 in {tmp_path}: ")
+    assert "\n" not in str(raised.value)

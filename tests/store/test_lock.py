@@ -1,0 +1,123 @@
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+
+from i2pmae.errors import StoreError
+from i2pmae.store.lock import Owner, StoreLock
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "shapes.zarr"
+
+
+def leave_lock(folder, owner):
+    lock = folder.with_name("shapes.zarr.lock")
+    lock.write_text(json.dumps(asdict(owner)))
+    return lock
+
+
+def ended_process():
+    """A process that has certainly ended, and been waited for."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_the_second_is_refused_and_told_who_holds_it(folder):
+    with StoreLock(folder):
+        with pytest.raises(StoreError, match=str(Owner.this_process().pid)) as raised:
+            StoreLock(folder).acquire()
+        assert socket.gethostname() in str(raised.value)
+        assert str(folder.with_name("shapes.zarr.lock")) in str(raised.value)
+    assert not list(folder.parent.iterdir())
+
+
+def test_a_released_lock_can_be_taken_again(folder):
+    for _ in range(2):
+        with StoreLock(folder):
+            assert folder.with_name("shapes.zarr.lock").exists()
+
+
+def test_a_refused_lock_is_not_released(folder):
+    with StoreLock(folder):
+        second = StoreLock(folder)
+        with pytest.raises(StoreError):
+            second.acquire()
+        second.release()
+        assert folder.with_name("shapes.zarr.lock").exists()
+
+
+@pytest.mark.parametrize("started", ["", "boot/123"])
+def test_the_lock_of_an_ended_process_is_taken_over(folder, started):
+    lock = leave_lock(folder, replace(Owner.this_process(), pid=ended_process(), started=started))
+    with StoreLock(folder):
+        assert json.loads(lock.read_text()) == asdict(Owner.this_process())
+    assert not list(folder.parent.iterdir())
+
+
+def test_a_process_with_the_number_of_an_ended_one_does_not_hold_its_lock(folder):
+    leave_lock(folder, replace(Owner.this_process(), started="earlier boot/1"))
+    with StoreLock(folder):
+        pass
+
+
+def test_another_machine_may_still_be_writing(folder):
+    leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
+    with pytest.raises(StoreError, match="elsewhere"):
+        StoreLock(folder).acquire()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"pid": 1}'])
+def test_a_lock_that_names_nobody_is_taken_over(folder, content):
+    folder.with_name("shapes.zarr.lock").write_text(content)
+    with StoreLock(folder):
+        pass
+
+
+def test_leftovers_of_ended_processes_are_removed(folder):
+    owner = replace(Owner.this_process(), pid=ended_process())
+    leftover = folder.with_name("shapes.zarr.lock.0123")
+    leftover.write_text(json.dumps(asdict(owner)))
+    with StoreLock(folder):
+        assert not leftover.exists()
+
+
+def test_a_lock_taken_by_another_while_the_stale_one_is_removed_is_kept(folder):
+    stale = replace(Owner.this_process(), pid=ended_process())
+    lock = leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
+    late = StoreLock(folder)
+    late._own.write_text("{}")
+    late._remove_stale(stale)  # judged before the other took it over
+    assert json.loads(lock.read_text())["host"] == "elsewhere"
+
+
+def test_only_one_of_many_gets_the_lock(folder):
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from i2pmae.errors import StoreError\n"
+        "from i2pmae.store.lock import StoreLock\n"
+        "try:\n"
+        "    StoreLock(Path(sys.argv[1])).acquire()\n"
+        "except StoreError:\n"
+        "    print('refused')\n"
+        "else:\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    leave_lock(folder, replace(Owner.this_process(), pid=ended_process()))
+    command = [sys.executable, "-c", code, str(folder)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        answers = sorted(child.stdout.readline().strip() for child in children)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+    assert answers == ["held", "refused", "refused", "refused"]

@@ -1,0 +1,149 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from i2pmae.cli import app, main
+
+COMMANDS = [
+    "extract-2d",
+    "pretrain",
+    "svm",
+    "finetune",
+    "fewshot-split",
+    "compare",
+    "check-data",
+    "embed",
+    "similar",
+    "zero-shot",
+    "inspect",
+    "convert",
+    "demo",
+    "recipes",
+]
+
+
+def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["i2pmae", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    captured = capsys.readouterr()
+    return exit_.value.code, captured.out, captured.err
+
+
+def test_every_command_has_help_with_an_example(monkeypatch, capsys):
+    assert [command.name or command.callback.__name__ for command in app.registered_commands] == (
+        COMMANDS
+    )
+    for command in COMMANDS:
+        code, out, _ = run(monkeypatch, capsys, command, "--help")
+        assert code == 0
+        assert f"Example: i2pmae {command}" in " ".join(out.split())
+
+
+def test_help_imports_no_heavy_library():
+    code = (
+        "import sys; sys.argv = ['i2pmae', '--help']\n"
+        "from i2pmae.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'zarr', 'numpy', 'pydantic', 'sklearn', 'timm'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = (
+        "import sys, i2pmae; sys.exit(str({'torch', 'numpy', 'pydantic'} & set(sys.modules) or 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() in ("", "0")
+
+
+def test_version(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "--version")
+    assert (code, out.split()[0]) == (0, "i2pmae")
+
+
+def test_a_misspelt_command_suggests_the_nearest(monkeypatch, capsys):
+    code, _, err = run(monkeypatch, capsys, "pretrian")
+    assert code == 2
+    assert "Did you mean 'pretrain'" in err
+
+
+def test_a_misspelt_option_suggests_the_nearest(monkeypatch, capsys):
+    code, _, err = run(monkeypatch, capsys, "pretrain", "--epoch", "3")
+    assert code == 2
+    assert "--epochs" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("extract-2d", "/no/such/folder"), "/no/such/folder"),
+        (("pretrain", "--cache", "/no/such/cache.zarr"), "no store at /no/such/cache.zarr"),
+        (("pretrain", "--recipe", "nothing"), "recipe nothing"),
+        (("pretrain", "--set", "epochs=-1"), "epochs"),
+        (("pretrain", "--device", "tpu"), "device"),
+        (("svm", "/no/such.pt", "/no/such/folder"), "/no/such"),
+        (("finetune", "/no/such.pt", "/no/such/folder"), "/no/such"),
+        (("fewshot-split", "/no/such/folder"), "/no/such/folder does not exist"),
+        (("fewshot-split", "procedural", "--ways", "5,x"), "ways"),
+        (("compare", "/no/such/run"), "/no/such/run"),
+        (("inspect", "/no/such.zarr"), "no store at /no/such.zarr"),
+        (("convert", "/no/such.pth", "/tmp/out.pt"), "no checkpoint at /no/such.pth"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_with_1(
+    monkeypatch, capsys, tmp_path, arguments, expected
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert code == 1
+    assert out == ""
+    assert err.startswith("i2pmae: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_are_one_name_per_line_when_piped(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "recipes")
+    assert code == 0
+    assert {"pretrain", "official", "finetune-scanobjectnn-pb-t50-rs"} <= set(out.split("\n"))
+
+
+def test_a_recipe_is_printed_as_it_is(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "recipes", "pretrain")
+    assert code == 0
+    assert out.startswith("# Stage two")
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, capsys):
+    def interrupt(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("i2pmae.config.recipe_names", interrupt)
+    code, _, err = run(monkeypatch, capsys, "recipes")
+    assert code == 130
+    assert err.count("\n") == 1
+
+
+def test_bugs_keep_their_traceback(monkeypatch, capsys):
+    def bug(*_arguments, **_options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("i2pmae.config.recipe_names", bug)
+    monkeypatch.setattr(sys, "argv", ["i2pmae", "recipes"])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_json_output_is_one_object(monkeypatch, capsys):
+    monkeypatch.setattr("i2pmae.stages.inspect.run", lambda _: {"complete": True})
+    code, out, _ = run(monkeypatch, capsys, "inspect", "x.zarr", "--json")
+    assert code == 0
+    assert json.loads(out) == {"complete": True}
