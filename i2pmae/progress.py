@@ -6,6 +6,7 @@ terminal a bar becomes one plain line every ten seconds.
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -64,16 +65,27 @@ def warn(message: str) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on stdout; columns in which every cell is a number align right."""
     cells = [[str(cell) for cell in row] for row in rows]
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
     target = console if _mode.results_on_stderr else _results
-    if not target.is_terminal:
-        target = Console(file=target.file, width=_UNWRAPPED, highlight=False)
-    target.print(table)
+    if target.is_terminal:
+        if title:
+            target.print(Text(title, style="bold"))
+        target.print(table)
+        return
+    plain = Console(file=io.StringIO(), width=_UNWRAPPED, highlight=False)
+    plain.print(table)
+    lines = [title] * bool(title) + [line.rstrip() for line in _text(plain).splitlines()]
+    target.file.write("\n".join(lines) + "\n")
+
+
+def _text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 class Progress:

@@ -1,9 +1,15 @@
 """Where tests find golden vectors and real shapes; both are optional."""
 
+import json
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 SHARED = Path(os.environ.get("I2PMAE_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -24,6 +30,36 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 def parity() -> Path:
     """Folder of golden vectors computed with the official implementation."""
     return _existing(SHARED / "parity")
+
+
+@pytest.fixture(scope="session")
+def official_weights(parity: Path) -> Callable[[str], dict[str, Tensor]]:
+    """State dict of a released network, filled by rule B; names and shapes are official."""
+
+    def load(name: str) -> dict[str, Tensor]:
+        entries = json.loads((parity / f"{name}_state_dict.json").read_text())["entries"]
+        return {e["key"]: _filled(e["key"], e["shape"], e["kind"]) for e in entries}
+
+    return load
+
+
+def _filled(key: str, shape: list[int], kind: str) -> Tensor:
+    """One tensor by filling rule B of the golden vectors."""
+    noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
+    match kind:
+        case "normal" if len(shape) >= 2 and shape[0] != 1:
+            value = np.sqrt(2 / np.prod(shape[1:])) * noise
+        case "normal" | "running_mean":
+            value = 0.1 * noise
+        case "norm_weight":
+            value = 1 + 0.1 * noise
+        case "running_var":
+            value = 0.25 + abs(0.1 * noise)
+        case "counter":
+            return torch.tensor(0)
+        case _:
+            raise ValueError(f"{key} is of kind {kind}, which rule B does not know")
+    return torch.from_numpy(np.asarray(value).astype(np.float32))
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ def read_vectors(path: Path) -> Vectors:
 
 def nearest(
     vectors: NDArray[np.float32], query: NDArray[np.float32], n: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The vectors of the largest cosine with a query.
 
     Args:
@@ -115,13 +115,24 @@ def nearest(
         n: how many, at most S.
 
     Returns:
-        (n,) int64 indices, the nearest first, ties to the lowest; and (n,) float32 cosines, 0 for
+        (n,) int64 indices, the nearest first, ties to the lowest; and (n,) float64 cosines, 0 for
         vectors of length zero.
     """
+    # Features of one network share most of their direction: cosines differ where float32 ends.
+    vectors, query = vectors.astype(np.float64), query.astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
     cosines = (vectors @ query) / np.where(lengths > 0, lengths, 1)
     order = np.argsort(-cosines, kind="stable")[:n]
-    return order.astype(np.int64), cosines[order].astype(np.float32)
+    return order.astype(np.int64), cosines[order]
+
+
+def cosine_texts(cosines: NDArray[np.float64]) -> list[str]:
+    """Cosines with as many decimals as tell them apart, three to eight."""
+    for decimals in range(3, 9):
+        texts = [f"{cosine:.{decimals}f}" for cosine in cosines]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
 
 
 @contextlib.contextmanager

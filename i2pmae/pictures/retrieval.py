@@ -38,7 +38,7 @@ def draw_neighbors(
     path: Path,
     query: Drawn,
     neighbors: Sequence[Drawn],
-    cosines: Sequence[float],
+    captions: Sequence[str],
     *,
     up: Up = "y",
 ) -> Path:
@@ -51,7 +51,7 @@ def draw_neighbors(
         path: `.png`, `.pdf` or `.svg` to write.
         query: what was looked for.
         neighbors: what was found, at least one.
-        cosines: one per neighbor.
+        captions: one per neighbor, such as its cosine.
         up: which axis of the clouds points up.
 
     Returns:
@@ -73,13 +73,13 @@ def draw_neighbors(
     draw_points(axes[0, 0], query.points, ACCENT, up=up)
     knows_classes = bool(query.class_name) and any(shape.class_name for shape in neighbors)
     used = {"query": ACCENT}
-    for place, (shape, cosine) in enumerate(zip(neighbors, cosines, strict=True)):
+    for place, (shape, caption) in enumerate(zip(neighbors, captions, strict=True)):
         row, column = divmod(place, _PER_ROW)
         panel = axes[row, 1 + column]
         is_same = shape.class_name == query.class_name or not knows_classes
         color = _SAME if is_same else _OTHER
         used[("same class" if is_same else "other class") if knows_classes else "neighbor"] = color
-        name_column(panel, f"{shape.class_name} {cosine:.3f}".strip())
+        name_column(panel, f"{shape.class_name} {caption}".strip())
         name_below(panel, _last(shape.id))
         draw_points(panel, shape.points, color, up=up)
     legend(figure, used)

@@ -388,7 +388,7 @@ def _provenance(
         "class_parts": source.class_parts,
         "weights": image_model.pretrained,
         "device": str(device),
-        "batch_size": config.batch_size,
+        "config": {key: value for key, value in to_plain(config).items() if key != "cache"},
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "quantization": "code = round(value / feature_scale), one scale per shape and channel"

@@ -1,10 +1,14 @@
 """What a store holds, as tables or as plain values."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from i2pmae.progress import print_table
 from i2pmae.store.inspect import describe
+
+_WIDEST = 90  # characters of a value in the table
+_SMALL = 10_000  # bytes of an array below which its share of overhead says nothing
 
 
 def run(cache: Path) -> dict[str, Any]:
@@ -35,7 +39,9 @@ def run(cache: Path) -> dict[str, Any]:
                 _sizes(array["chunks"]),
                 "-" if array["shards"] is None else _sizes(array["shards"]),
                 _bytes(array["stored_bytes"]),
-                f"{array['stored_bytes'] / max(array['dense_bytes'], 1):.0%}",
+                f"{array['stored_bytes'] / array['dense_bytes']:.0%}"
+                if array["dense_bytes"] > _SMALL
+                else "-",
             ]
             for name, array in found["arrays"].items()
         ],
@@ -63,7 +69,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{name}.")
         else:
-            rows.append([f"{prefix}{name}", str(value)])
+            rows.append([f"{prefix}{name}", textwrap.shorten(str(value), _WIDEST)])
     return rows
 
 

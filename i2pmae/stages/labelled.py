@@ -17,7 +17,7 @@ from i2pmae.config import FinetuneConfig
 from i2pmae.datasets import ShapeSource, detect_layout, open_source
 from i2pmae.datasets.few_shot import FewShotEpisode
 from i2pmae.datasets.shapenetpart import ShapeNetPart
-from i2pmae.errors import DataError
+from i2pmae.errors import DataError, StoreError
 from i2pmae.geometry.grouping import gather_rows
 from i2pmae.geometry.sampling import farthest_points
 from i2pmae.progress import note, track
@@ -306,11 +306,16 @@ def open_labelled(config: FinetuneConfig) -> LabelledSet:
             train.class_parts,
         )
     reader = StoreReader(resolve_store(config.shapes))
+    splits = reader.read_all("split")
+    if "test" not in splits:
+        raise StoreError(
+            f"{config.shapes} holds no shapes of split 'test'; fine-tuning needs a train and a "
+            "test split. Extract the data set into another store with --split all."
+        )
     chosen = {"train": reader.indices("train"), "test": reader.indices("test")}
     if reader.info.settings["layout"] == ShapeNetPart.layout:
         everything = reader.indices("all")
-        splits = reader.read_all("split")[everything]
-        chosen["train"] = everything[np.isin(splits, ShapeNetPart.train_splits)]
+        chosen["train"] = everything[np.isin(splits[everything], ShapeNetPart.train_splits)]
     clouds = {}
     for split, indices in chosen.items():
         clouds[split] = StoreClouds(reader, config, indices[: config.limit])

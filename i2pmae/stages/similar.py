@@ -14,7 +14,7 @@ from i2pmae.datasets import open_source
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import CheckpointError, DataError
 from i2pmae.evaluation.features import extract_features
-from i2pmae.evaluation.vectors import Vectors, nearest, read_vectors
+from i2pmae.evaluation.vectors import Vectors, cosine_texts, nearest, read_vectors
 from i2pmae.image_model.weights import file_hash
 from i2pmae.loading import load_encoder
 from i2pmae.progress import note, print_table
@@ -64,7 +64,7 @@ def run(config: SimilarConfig) -> dict[str, Any]:
             "id": values.ids[index],
             "class": values.class_of(index) or None,
             "split": values.splits[index] or None,
-            "cosine": round(float(cosine), 6),
+            "cosine": round(float(cosine), 9),
         }
         for index, cosine in zip(neighbors, cosines, strict=True)
     ]
@@ -73,12 +73,14 @@ def run(config: SimilarConfig) -> dict[str, Any]:
         f"Nearest to {query.name}" + (f" ({own_class})" if own_class else ""),
         ["", "shape", "class", "split", "cosine"],
         [
-            [rank, row["id"], row["class"] or "-", row["split"] or "-", f"{row['cosine']:.4f}"]
-            for rank, row in enumerate(rows, start=1)
+            [rank, row["id"], row["class"] or "-", row["split"] or "-", text]
+            for rank, (row, text) in enumerate(
+                zip(rows, cosine_texts(cosines), strict=True), start=1
+            )
         ],
     )
     if config.picture is not None:
-        _draw(config, values, query, neighbors, cosines)
+        _draw(config, values, query, neighbors, cosine_texts(cosines))
         note(f"picture: {config.picture}")
     return {
         "query": {
@@ -146,7 +148,7 @@ def _draw(
     values: Vectors,
     query: _Query,
     neighbors: list[int],
-    cosines: NDArray[np.float32],
+    cosines: list[str],
 ) -> None:
     """Draw the query and its neighbors from the data set they came from."""
     from i2pmae.pictures.retrieval import Drawn, draw_neighbors
@@ -185,6 +187,6 @@ def _draw(
         config.picture,
         drawn,
         [Drawn(points_of(i), values.ids[i], values.class_of(i)) for i in neighbors],
-        cosines.tolist(),
+        cosines,
         up=config.up,
     )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from i2pmae.config import SvmCheckConfig, SvmConfig
+from i2pmae.config import SvmCheckConfig, SvmConfig, to_plain
 from i2pmae.datasets import ShapeSource, open_source
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import DataError
@@ -84,6 +84,7 @@ def run(config: SvmConfig, *, table: bool = True) -> dict[str, Any]:
         "points": n_points,
         "checkpoint": None if config.checkpoint is None else str(config.checkpoint),
         "random_weights": config.checkpoint is None or config.random_weights,
+        "config": to_plain(config),
     }
 
 

@@ -90,11 +90,11 @@ def attack(originals, folder, seed):
     shutil.copytree(original, copy)
     victim = rng.choice(sorted(file for file in copy.rglob("*") if file.is_file()))
     victim.write_bytes(damaged(victim.read_bytes(), rng))
-    started = time.monotonic()
+    started = time.process_time()  # a loaded machine must not fail the test
     for line in complaints(copy / path.relative_to(original), LAYOUTS[layout]):
         assert "\n" not in line
         assert len(line) < 1500
-    assert time.monotonic() - started < SECONDS, f"seed {seed}: {victim}"
+    assert time.process_time() - started < SECONDS, f"seed {seed}: {victim}"
     shutil.rmtree(copy)
 
 

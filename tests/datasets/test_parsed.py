@@ -233,7 +233,7 @@ def test_a_spoilt_text_is_noticed_though_its_numbers_were_kept(tmp_path):
     file = root / "chair" / "chair_0001.txt"
     file.write_text(file.read_text().replace(",", ";"))
     os.utime(file, (LONG_AGO + 5, LONG_AGO + 5))
-    with pytest.raises(DataError, match="chair_0001.txt: line 1"):
+    with pytest.raises(DataError, match=r"chair_0001\.txt: line 1"):
         open_source(root).load(0)
 
 

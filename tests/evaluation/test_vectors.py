@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from i2pmae.errors import DataError
-from i2pmae.evaluation.vectors import Vectors, nearest, read_vectors, write_vectors
+from i2pmae.evaluation.vectors import (
+    Vectors,
+    cosine_texts,
+    nearest,
+    read_vectors,
+    write_vectors,
+)
 
 
 def made(n=5, channels=3, **changes):
@@ -198,3 +204,16 @@ def test_nearest_agrees_with_the_slow_version():
     assert found.tolist() == slow[:6]
     scaled, _ = nearest(vectors * generator.uniform(1, 9, (40, 1)).astype(np.float32), 5 * query, 6)
     assert scaled.tolist() == slow[:6]
+
+
+def test_nearest_tells_vectors_apart_that_almost_agree():
+    query = np.ones(64, np.float32)
+    vectors = np.ones((20, 64), np.float32)
+    vectors[np.arange(20), np.arange(20)] += np.arange(20, 0, -1, dtype=np.float32) * 2e-4
+    assert nearest(vectors, query, 20)[0].tolist() == list(range(19, -1, -1))
+
+
+def test_cosines_are_written_as_far_as_they_differ():
+    assert cosine_texts(np.array([0.9, 0.5])) == ["0.900", "0.500"]
+    assert cosine_texts(np.array([0.99999, 0.99998, 0.5])) == ["0.99999", "0.99998", "0.50000"]
+    assert cosine_texts(np.array([1.0, 1.0])) == ["1.00000000", "1.00000000"]

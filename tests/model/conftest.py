@@ -1,67 +1,50 @@
-"""Weights by the golden vectors' filling rule, and a slow, plain version of the network."""
+"""A slow, plain version of the network, and a small network to compare it with."""
 
-import json
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from i2pmae.config import EncoderConfig
 from i2pmae.geometry.grouping import Grouping
 
 Weights = dict[str, Tensor]
 
 
-def filled(key: str, shape: list[int], kind: str) -> Tensor:
-    """One tensor by filling rule B."""
-    noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
-    match kind:
-        case "normal" if len(shape) >= 2 and shape[0] != 1:
-            value = np.sqrt(2 / np.prod(shape[1:])) * noise
-        case "normal":
-            value = 0.1 * noise
-        case "norm_weight":
-            value = 1 + 0.1 * noise
-        case "running_mean":
-            value = 0.1 * noise
-        case "running_var":
-            value = 0.25 + abs(0.1 * noise)
-        case "counter":
-            return torch.tensor(0)
-    return torch.from_numpy(np.asarray(value).astype(np.float32))
-
-
-@pytest.fixture(scope="session")
-def official_weights(parity: Path) -> Callable[[str], Weights]:
-    """State dict of a released network, filled by the rule; names and shapes are official."""
-
-    def load(name: str) -> Weights:
-        entries = json.loads((parity / f"{name}_state_dict.json").read_text())["entries"]
-        return {e["key"]: filled(e["key"], e["shape"], e["kind"]) for e in entries}
-
-    return load
-
-
 class PlainNetwork:
-    """The pre-training network in training mode, written layer by layer, cloud by cloud.
+    """The pre-training network, written layer by layer, cloud by cloud.
 
-    Works on official names, in the dtype of the weights. No stochastic depth.
+    Works on official names, in the dtype of the weights, with three levels. No stochastic depth.
     """
 
-    def __init__(self, weights: Weights):
+    def __init__(
+        self,
+        weights: Weights,
+        n_heads: int = 6,
+        embed: str = "all",
+        radii: tuple[float, ...] | None = None,
+        training: bool = True,
+    ):
         self.w = weights
+        self.n_heads = n_heads
+        self.embeds_all = embed == "all" or not training
+        self.radii = radii
+        self.training = training
+        self.moments: Weights = {}  # what the running statistics take note of
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         weight = self.w[f"{name}.weight"]
         return F.linear(x, weight.flatten(1), self.w.get(f"{name}.bias"))
 
     def batch_norm(self, name: str, x: Tensor) -> Tensor:
-        mean = x.flatten(0, -2).mean(dim=0)
-        variance = x.flatten(0, -2).var(dim=0, correction=0)
+        rows = x.flatten(0, -2)
+        mean, variance = rows.mean(dim=0), rows.var(dim=0, correction=0)
+        self.moments[f"{name}.running_mean"] = mean.detach()
+        self.moments[f"{name}.running_var"] = rows.var(dim=0).detach()
+        if not self.training:
+            mean, variance = self.w[f"{name}.running_mean"], self.w[f"{name}.running_var"]
         x = (x - mean) / (variance + 1e-5).sqrt()
         return x * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
 
@@ -83,9 +66,10 @@ class PlainNetwork:
 
     def block(self, name: str, x: Tensor, forbidden: Tensor | None = None) -> Tensor:
         batch, length, width = x.shape
+        head = width // self.n_heads
         qkv = self.linear(f"{name}.attn.qkv", self.layer_norm(f"{name}.norm1", x))
-        q, k, v = qkv.view(batch, length, 3, 6, width // 6).permute(2, 0, 3, 1, 4)
-        scores = q * (width // 6) ** -0.5 @ k.transpose(-1, -2)
+        q, k, v = qkv.view(batch, length, 3, self.n_heads, head).permute(2, 0, 3, 1, 4)
+        scores = q * head**-0.5 @ k.transpose(-1, -2)
         if forbidden is not None:
             scores = scores - 1e5 * forbidden[:, None]
         found = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(x.shape)
@@ -101,15 +85,22 @@ class PlainNetwork:
             if finer is not None:
                 neighbors = grouping.neighbor_indices[level]
                 groups = torch.stack([f[i] for f, i in zip(finer, neighbors, strict=True)])
-            tokens = self.embed(level, groups)
+            if self.embeds_all:
+                tokens = self.embed(level, groups)
+            else:
+                found = self.embed(level, groups[~masked])
+                tokens = found.new_zeros(*masked.shape, found.shape[-1])
+                tokens[~masked] = found
             centers = grouping.centers[level].to(tokens.dtype)
             position = self.position(f"h_encoder.encoder_pos_embeds.{level}", centers)
             # Hidden tokens take part in no attention, which equals leaving them out.
-            forbidden = (masked[:, None] | masked[:, :, None]).to(tokens.dtype)
-            x = tokens
-            for i in range(5):
+            forbidden = masked[:, None] | masked[:, :, None]
+            if self.radii is not None:
+                forbidden = forbidden | (torch.cdist(centers, centers) >= self.radii[level])
+            x, i = tokens, 0
+            while f"h_encoder.encoder_blocks.{level}.blocks.{i}.norm1.weight" in self.w:
                 name = f"h_encoder.encoder_blocks.{level}.blocks.{i}"
-                x = self.block(name, x + position, forbidden)
+                x, i = self.block(name, x + position, forbidden.to(tokens.dtype)), i + 1
             finer = torch.where(masked[..., None], tokens, x)
             x = self.layer_norm(f"h_encoder.encoder_norms.{level}", x)
             outputs.append(torch.where(masked[..., None], 0.0, x))
@@ -140,7 +131,7 @@ class PlainNetwork:
     ) -> tuple[Tensor, Tensor]:
         """2D and 3D loss; `targets` (M, K V C) of the visible level-1 tokens."""
         masked = masks[1]
-        a = self.linear("rec_head_3d", decoded[masked]).view(-1, 8, 1, 3)
+        a = self.linear("rec_head_3d", decoded[masked]).unflatten(-1, (-1, 1, 3))
         b = grouping.neighborhoods[1][masked][:, None].to(a.dtype)
         squared = ((a - b) ** 2).sum(dim=-1)
         loss_3d = squared.min(dim=1)[0].mean() + squared.min(dim=2)[0].mean()
@@ -152,3 +143,43 @@ class PlainNetwork:
 def plain_network() -> type[PlainNetwork]:
     """The slow version of the network."""
     return PlainNetwork
+
+
+@pytest.fixture(scope="session")
+def tiny() -> EncoderConfig:
+    """Settings of a network small enough for a slow twin."""
+    return EncoderConfig(
+        n_centers=(24, 14, 8),
+        group_sizes=(5, 4, 3),
+        widths=(6, 12, 18),
+        depths=(1, 2, 1),
+        embedding_width=4,
+        n_heads=2,
+        drop_path=0.0,
+    )
+
+
+@pytest.fixture
+def clouds() -> Tensor:
+    """Three clouds of 60 points, (3, 60, 3), within the unit cube about the origin."""
+    return torch.rand(3, 60, 3, generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+@pytest.fixture
+def seeded() -> Callable[[nn.Module], nn.Module]:
+    """Gives a module weights of unit gain and norms that change something, all drawn anew."""
+
+    def fill(module: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for name, value in module.state_dict().items():
+                noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+                if name.endswith("running_var"):
+                    value.copy_(0.5 + noise.abs())
+                elif value.is_floating_point() and value.ndim > 1:
+                    value.copy_(noise * (2 / value.shape[1]) ** 0.5)
+                elif value.is_floating_point():
+                    value.copy_(0.3 * noise + ("norm" in name and name.endswith("weight")))
+        return module
+
+    return fill

@@ -1,6 +1,3 @@
-import json
-import zlib
-
 import numpy as np
 import pytest
 import torch
@@ -10,42 +7,18 @@ from i2pmae.errors import CheckpointError
 from i2pmae.stages import convert
 
 
-def filled(parity, name: str) -> dict[str, torch.Tensor]:
-    """Filling rule B of the golden vectors."""
-    weights = {}
-    for entry in json.loads((parity / name).read_text())["entries"]:
-        shape, kind = entry["shape"], entry["kind"]
-        noise = np.random.default_rng(zlib.crc32(entry["key"].encode())).standard_normal(shape)
-        values = {
-            "normal": lambda: (
-                noise
-                * (  # noqa: B023 - called at once
-                    np.sqrt(2 / np.prod(shape[1:])) if len(shape) >= 2 and shape[0] != 1 else 0.1  # noqa: B023
-                )
-            ),
-            "norm_weight": lambda: 1 + 0.1 * noise,  # noqa: B023
-            "running_mean": lambda: 0.1 * noise,  # noqa: B023
-            "running_var": lambda: 0.25 + abs(0.1 * noise),  # noqa: B023
-            "counter": lambda: np.zeros(shape),  # noqa: B023
-        }[kind]()
-        weights[entry["key"]] = torch.from_numpy(
-            np.asarray(values, dtype=np.int64 if kind == "counter" else np.float32)
-        )
-    return weights
-
-
 @pytest.mark.parametrize(
     ("name", "n_keys"),
     [
-        ("i2p_mae_state_dict.json", 295),
-        ("i2p_mae_modelnet40_state_dict.json", 249),
-        ("i2p_mae_scanobjectnn_state_dict.json", 249),
-        ("point_m2ae_seg_state_dict.json", 308),
+        ("i2p_mae", 295),
+        ("i2p_mae_modelnet40", 249),
+        ("i2p_mae_scanobjectnn", 249),
+        ("point_m2ae_seg", 308),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_official_files_come_back_identical(parity, tmp_path, name, n_keys, prefix):
-    official = filled(parity, name)
+def test_official_files_come_back_identical(official_weights, tmp_path, name, n_keys, prefix):
+    official = official_weights(name)
     source = tmp_path / "official.pth"
     torch.save({"base_model": {prefix + key: value for key, value in official.items()}}, source)
     there = convert.run(source, tmp_path / "ours.pt")
@@ -57,16 +30,16 @@ def test_official_files_come_back_identical(parity, tmp_path, name, n_keys, pref
     assert all(torch.equal(returned[key], official[key]) for key in official)
 
 
-def test_converted_networks_equal_the_golden_vectors(parity, tmp_path):
+def test_converted_networks_equal_the_golden_vectors(parity, official_weights, tmp_path):
     golden = np.load(parity / "encoder.npz")
     points = torch.from_numpy(golden["points"])
     for name, load, key in (
-        ("i2p_mae_state_dict.json", i2pmae.load_encoder, "pretrain_feat_B"),
-        ("i2p_mae_modelnet40_state_dict.json", i2pmae.load_classifier, "modelnet40_logits_B"),
-        ("i2p_mae_scanobjectnn_state_dict.json", i2pmae.load_classifier, "scanobjectnn_logits_B"),
+        ("i2p_mae", i2pmae.load_encoder, "pretrain_feat_B"),
+        ("i2p_mae_modelnet40", i2pmae.load_classifier, "modelnet40_logits_B"),
+        ("i2p_mae_scanobjectnn", i2pmae.load_classifier, "scanobjectnn_logits_B"),
     ):
         source, ours = tmp_path / "official.pth", tmp_path / "ours.pt"
-        torch.save({"base_model": filled(parity, name)}, source)
+        torch.save({"base_model": official_weights(name)}, source)
         convert.run(source, ours)
         for path in (str(source), ours):
             with torch.inference_mode():

@@ -94,7 +94,7 @@ def test_parquet(untrained, folder, tmp_path):
 
 def test_mistakes_are_found_before_any_shape_is_read(untrained, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("i2pmae.datasets.meshes.Meshes.load", None)
-    with pytest.raises(DataError, match="v.csv"):
+    with pytest.raises(DataError, match=r"v\.csv"):
         embed.run(config(untrained, folder, tmp_path / "v.csv"))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match="parquet"):

@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_evaluated_again(trained, finetuned, monkeypatch):
 
 def test_seeds_are_runs_of_their_own_and_their_mean(trained, tmp_path, stop_after):
     out = tmp_path / "seeds"
-    both = config(out, checkpoint=trained, seeds=(0, 3), epochs=1, vote=0)
+    both = config(out, checkpoint=trained, seeds=(0, 3), epochs=1, vote=0, limit=26)
     result = finetune.run(both)
     singles = [json.loads((out / f"seed-{seed}/results.json").read_text()) for seed in (0, 3)]
     assert result["seeds"] == [single["seed"] for single in singles] == [0, 3]
@@ -181,7 +181,7 @@ def test_the_command_takes_the_recipe_of_the_data(monkeypatch, tmp_path):
         return {}
 
     monkeypatch.setattr(finetune, "run", run)
-    arguments = "finetune --from-scratch procedural --seeds 1,2 --out".split()
+    arguments = ["finetune", "--from-scratch", "procedural", "--seeds", "1,2", "--out"]
     monkeypatch.setattr(sys, "argv", ["i2pmae", *arguments, str(tmp_path / "run")])
     with pytest.raises(SystemExit) as exit_:
         main()

@@ -1,4 +1,4 @@
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from i2pmae.config import FinetuneConfig
 from i2pmae.datasets import Shape
-from i2pmae.errors import DataError
+from i2pmae.errors import DataError, StoreError
 from i2pmae.geometry.sampling import farthest_points
 from i2pmae.stages.labelled import (
     Batch,
@@ -60,29 +60,124 @@ def test_the_first_points_begin_again_where_a_cloud_ends():
     assert first.counts.tolist() == [7, 7]
 
 
-def source_of(counts: list[int]) -> SimpleNamespace:
-    """A source of clouds of different sizes that counts how often each is read."""
-    reads = [0] * len(counts)
+class FakeSource:
+    """Clouds of different sizes; counts how often each is read."""
 
-    def load(index: int) -> Shape:
-        reads[index] += 1
-        points = np.random.default_rng(index).normal(size=(counts[index], 3)).astype(np.float32)
-        return Shape(points, np.full(counts[index], index, np.uint8))
-
-    return (
-        SimpleNamespace(
-            load=load, reads=reads, labels=list(range(len(counts))), ids=[f"s{i}" for i in counts]
-        )
-        if False
-        else _Source(load, reads, len(counts))
-    )
-
-
-class _Source(SimpleNamespace):
-    def __init__(self, load, reads, n):
-        super().__init__(
-            load=load, reads=reads, labels=list(range(n)), ids=[f"s{i}" for i in range(n)]
-        )
+    def __init__(self, counts):
+        self.counts = counts
+        self.labels = list(range(len(counts)))
+        self.ids = [f"shape {index}" for index in self.labels]
+        self.reads = [0] * len(counts)
 
     def __len__(self):
-        return len(self.labels)
+        return len(self.counts)
+
+    def load(self, index):
+        self.reads[index] += 1
+        points = np.random.default_rng(index).normal(size=(self.counts[index], 3))
+        return Shape(points.astype(np.float32), np.full(self.counts[index], index, np.uint8))
+
+
+def test_a_source_is_read_once_and_selections_share_it():
+    source = FakeSource([50, 60, 70, 80])
+    clouds = SourceClouds(source, config(data="x"))
+    some = clouds.select(np.array([3, 1]), np.array([0, 1]))
+    some.prepare()
+    some.prepare()
+    assert source.reads == [0, 1, 0, 1]
+    clouds.prepare()
+    assert source.reads == [1, 1, 1, 1]
+    (batch,) = some.in_order(8)
+    assert batch.labels.tolist() == [0, 1]
+    assert batch.counts.tolist() == [80, 60]
+    assert batch.parts.unique(dim=1).tolist() == [[3], [1]]
+    assert torch.equal(batch.points[1, 60:], batch.points[1, :20])
+
+
+def test_an_epoch_has_full_batches_in_an_order_of_its_own():
+    clouds = SourceClouds(FakeSource([40] * 11), config(data="x"))
+    clouds.prepare()
+
+    def order(**of):
+        batches = list(clouds.batches(4, **of))
+        assert [len(batch.labels) for batch in batches] == [4, 4]
+        return torch.cat([batch.labels for batch in batches]).tolist()
+
+    assert len(set(order(seed=0, epoch=0))) == 8
+    assert order(seed=0, epoch=0) == order(seed=0, epoch=0) != order(seed=0, epoch=1)
+    assert order(seed=0, epoch=0) != order(seed=1, epoch=0)
+
+
+@pytest.mark.parametrize(("sampling", "kept"), [("fps", 38), ("first", 32), ("random", 200)])
+def test_only_the_points_that_are_used_are_kept(sampling, kept):
+    source = FakeSource([200])
+    clouds = SourceClouds(source, config(data="x", sampling=sampling))
+    clouds.prepare()
+    (batch,) = clouds.in_order(1)
+    points = torch.from_numpy(source.load(0).points)
+    chosen = farthest_points(points[None], kept)[0] if sampling == "fps" else torch.arange(kept)
+    assert torch.equal(batch.points[0], points[chosen])
+
+
+def test_too_few_points_are_an_error_except_for_segmentation():
+    with pytest.raises(DataError, match="shape 1 has 20 points, 32 are asked; set --points 20"):
+        SourceClouds(FakeSource([40, 20]), config(data="x")).prepare()
+    SourceClouds(FakeSource([40, 20]), config(data="x", task="segmentation")).prepare()
+
+
+@pytest.mark.parametrize("sampling", ["fps", "first", "random"])
+def test_a_store_gives_what_its_source_gives(parts_folder, parts_store, sampling):
+    settings = {"sampling": sampling, "task": "segmentation"}
+    from_source = open_labelled(config(data=parts_folder, **settings))
+    from_store = open_labelled(config(cache=parts_store, **settings))
+    assert from_store.class_names == from_source.class_names
+    assert from_store.part_names == from_source.part_names
+    assert from_store.class_parts == from_source.class_parts
+    assert len(from_store.train.labels) == 16  # with the validation split
+    assert len(from_store.test.labels) == 6
+    for part in ("train", "test"):
+        both = [getattr(found, part) for found in (from_source, from_store)]
+        for clouds in both:
+            clouds.prepare()
+        for _ in range(2):  # the second time the farthest points are remembered
+            for expected, found in zip(*(clouds.in_order(4) for clouds in both), strict=True):
+                assert_same(expected, found)
+        for expected, found in zip(*(c.batches(4, seed=5, epoch=1) for c in both), strict=True):
+            assert_same(expected, found)
+
+
+def assert_same(expected: Batch, found: Batch) -> None:
+    assert (expected.points - found.points).abs().max() < 2**-15
+    assert torch.equal(expected.labels, found.labels)
+    assert torch.equal(expected.parts, found.parts)
+    assert torch.equal(expected.counts, found.counts)
+
+
+def test_part_labels_are_read_only_where_they_are_used(parts_store):
+    clouds = open_labelled(config(cache=parts_store)).train
+    assert next(clouds.in_order(2)).parts is None
+
+
+def test_a_store_without_a_test_split_says_so(store):
+    with pytest.raises(StoreError, match=r"no shapes of split 'test'.*--split all"):
+        open_labelled(config(cache=store))
+
+
+def test_selected_shapes_of_a_store_keep_their_new_labels(parts_store):
+    clouds = open_labelled(config(cache=parts_store)).train
+    some = clouds.select(np.array([5, 2, 9]), np.array([7, 8, 9]))
+    (batch,) = some.in_order(8)
+    assert batch.labels.tolist() == [7, 8, 9]
+    everything = torch.cat([batch.points for batch in clouds.in_order(8)])
+    assert torch.equal(batch.points, everything[[5, 2, 9]])
+    shuffled = next(some.batches(3, seed=0, epoch=0))
+    for label, points in zip(shuffled.labels.tolist(), shuffled.points, strict=True):
+        assert torch.equal(points, batch.points[label - 7])
+
+
+def test_the_default_recipe_follows_the_layout(parts_folder, parts_store, tmp_path):
+    assert default_recipe(parts_folder, None, "auto") == "segment-shapenetpart"
+    assert default_recipe(None, parts_store, "auto") == "segment-shapenetpart"
+    assert default_recipe(Path("procedural"), None, "auto") == "finetune-own-data"
+    (tmp_path / "5way_10shot").mkdir()
+    assert default_recipe(tmp_path, None, "auto") == "fewshot-modelnet40"

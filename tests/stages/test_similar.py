@@ -104,7 +104,7 @@ def test_shapes_to_draw_may_have_moved(vectors, folder, tmp_path):
     gone = tmp_path / "gone.npz"
     write_vectors(gone, values._replace(settings=values.settings | {"data": "/no/such"}))
     picture = tmp_path / "p.png"
-    with pytest.raises(DataError, match="/no/such does not exist.*pass --data"):
+    with pytest.raises(DataError, match=r"/no/such does not exist.*pass --data"):
         find(gone, "box/box_1", picture=picture)
     find(gone, "box/box_1", picture=picture, data=folder)
     assert picture.exists()

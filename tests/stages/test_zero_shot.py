@@ -192,7 +192,7 @@ def test_features_of_other_networks_are_refused(store):
         run(store)
 
 
-def test_features_of_other_weights_are_refused(planted, weights, tmp_path):
+def test_features_of_other_weights_are_refused(planted, tmp_path):
     path = planted(weights_sha256="0" * 64)
     with pytest.raises(StoreMismatchError, match=r"come from other weights than .*small"):
         run(path)

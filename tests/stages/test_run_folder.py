@@ -1,0 +1,55 @@
+import os
+
+import pytest
+
+from i2pmae.config import PretrainConfig
+from i2pmae.errors import ConfigError
+from i2pmae.stages.run_folder import RunFolder
+
+
+def config(out, **changes) -> PretrainConfig:
+    return PretrainConfig(out=out, **changes)
+
+
+def test_rows_come_back_without_a_half_written_one(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log({"epoch": 1, "loss": 0.5})
+    folder.log({"epoch": 2, "loss": 0.25})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')
+    assert [row["epoch"] for row in folder.rows()] == [1, 2]
+    folder.rewind(1)
+    assert folder.rows() == [{"epoch": 1, "loss": 0.5}]
+
+
+def test_epochs_may_grow_on_resume_and_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.start(config(folder.path, epochs=2), resume=False)
+    folder.start(config(folder.path, epochs=3), resume=True)
+    with pytest.raises(ConfigError, match="batch_size: 64 there, 32 asked"):
+        folder.start(config(folder.path, epochs=3, batch_size=32), resume=True)
+
+
+def test_resuming_nothing_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        RunFolder(tmp_path).start(config(tmp_path), resume=True)
+
+
+def test_a_folder_with_a_run_is_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log({"epoch": 1})
+    with pytest.raises(ConfigError, match="--resume"):
+        folder.start(config(tmp_path), resume=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        RunFolder(tmp_path / "run").start(config(tmp_path), resume=False)
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        RunFolder(tmp_path / "run").start(config(tmp_path), resume=False)
