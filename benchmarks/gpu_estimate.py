@@ -23,7 +23,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from i2pmae.config import PretrainConfig
-from i2pmae.geometry.sampling import farthest_points
 from i2pmae.geometry.sampling_triton import farthest_points_triton
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.stages.pretrain import pretraining_step
@@ -43,7 +42,7 @@ SAMPLING_SECONDS = 1e-6  # per chosen point: a reduction over the cloud, then a 
 UNCOUNTED = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "lift_fresh"}
 UNFUSED = (  # starts of names: products, sorts, reads and writes by index
     *("mm", "addmm", "bmm", "topk", "sort", "gather", "scatter", "index", "_embedding_bag"),
-    "farthest_points",
+    *("farthest_points", "_scaled_dot_product"),
 )
 
 
@@ -164,12 +163,22 @@ def fake_cuda(model: PretrainingModel) -> Iterator[None]:
 
 
 def step(model: PretrainingModel, stored: dict[str, Tensor], config: PretrainConfig) -> Tensor:
-    """Loss of a step; on devices without values too the kernel samples the points."""
-    device = stored["points"].device
-    sampler = farthest_points if device.type == "cpu" else farthest_points_triton
-    axes = torch.eye(3, device=device).expand(3, 3, 3)
-    with mock.patch("i2pmae.geometry.grouping.farthest_points", sampler):
+    """Loss of a step; without values too, with the kernels that a GPU would take."""
+    axes = torch.eye(3, device=stored["points"].device).expand(3, 3, 3)
+    if axes.device.type == "cpu":
         return pretraining_step(model, stored, config, axes, None).loss
+    with (
+        mock.patch("i2pmae.geometry.grouping.farthest_points", farthest_points_triton),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", fused_attention),
+    ):
+        return pretraining_step(model, stored, config, axes, None).loss
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """torch's attention by the kernel that a GPU takes where there is a mask."""
+    mask = None if attn_mask is None else attn_mask.expand(*q.shape[:3], k.shape[2])
+    found: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, mask, True)[0]
+    return found
 
 
 def stored_batch(batch: int) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._error: type[BaseException] | None = None
 
-    def note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, _frame: FrameType | None) -> None:
         """Signal handler: remember the first request, obey the second at once."""
         if self._error is not None:
             raise self._error

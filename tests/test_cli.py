@@ -132,7 +132,7 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys):
     assert err.count("\n") == 1
 
 
-def test_bugs_keep_their_traceback(monkeypatch, capsys):
+def test_bugs_keep_their_traceback(monkeypatch):
     def bug(*_arguments, **_options):
         raise ZeroDivisionError
 

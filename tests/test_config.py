@@ -100,7 +100,7 @@ def test_set_takes_toml_values_and_bare_words():
     ],
 )
 def test_wrong_settings_are_one_clear_line(overrides, expected):
-    with pytest.raises(ConfigError, match="pretrain|--set|epochs") as error:
+    with pytest.raises(ConfigError, match=r"pretrain|--set|epochs") as error:
         pretrain(overrides=overrides)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)

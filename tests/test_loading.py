@@ -76,7 +76,7 @@ def test_a_network_of_another_kind_is_refused(classifier):
         load_pretraining(path)
 
 
-def test_settings_that_make_no_sense_are_refused(tmp_path):
+def test_settings_that_make_no_sense_are_refused():
     saved = checkpoint.Checkpoint("classifier", {"encoder": {"widths": "wide"}}, {})
     with pytest.raises(CheckpointError, match="cannot be used"):
         encoder_config_of(saved)

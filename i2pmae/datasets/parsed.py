@@ -1,6 +1,6 @@
 """Numbers of text files, parsed once and then read from the user's cache folder.
 
-Parsing ModelNet40's 12,311 text files takes minutes, reading their numbers back seconds.
+Parsing ModelNet40's 12,311 text files takes a minute, reading their numbers back a second.
 """
 
 from __future__ import annotations

@@ -143,13 +143,11 @@ class GroupTokens(torch.autograd.Function):
     ) -> Tensor:
         tokens = features.new_empty(len(offsets), len(out_weight))
         where = torch.empty_like(tokens, dtype=torch.int64)
-        needed = any(ctx.needs_input_grad)
         hidden = []
         for groups, rows in _chunks(len(offsets), size, features.device):
             part = features[rows] @ weight.T
-            part.view(-1, size, len(weight)).add_(offsets[groups, None]).relu_()
-            tokens[groups], where[groups] = group_maximum(part @ out_weight.T, size)
-            if needed:
+            tokens[groups], where[groups] = _tokens(part, offsets[groups], out_weight, size)
+            if any(ctx.needs_input_grad):
                 hidden.append(part)
         ctx.save_for_backward(features, weight, out_weight, where, *hidden)
         ctx.size = size
@@ -158,21 +156,86 @@ class GroupTokens(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_tokens: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         features, weight, out_weight, where, *hidden = ctx.saved_tensors
-        size, kept = ctx.size, torch.promote_types(features.dtype, torch.float32)
         d_features = torch.empty_like(features)
-        d_weight = torch.zeros_like(weight, dtype=kept)
-        d_out_weight = torch.zeros_like(out_weight, dtype=kept)
+        d_weight, d_out_weight = _zeros(weight), _zeros(out_weight)
         d_offsets = features.new_empty(len(where), len(weight))
-        chunks = _chunks(len(where), size, features.device)
+        chunks = _chunks(len(where), ctx.size, features.device)
         for (groups, rows), part in zip(chunks, hidden, strict=True):
-            product = part.new_empty(len(part), len(out_weight))
-            d_product = spread_maximum(d_tokens[groups], where[groups], product, size)
-            d_out_weight += d_product.T @ part
-            d_part = _relu_gradient(d_product @ out_weight, part)
-            d_offsets[groups] = d_part.view(-1, size, len(weight)).sum(dim=1)
+            d_part, d_offsets[groups], d_out = _tokens_gradient(
+                d_tokens[groups], where[groups], part, out_weight, ctx.size
+            )
+            d_out_weight += d_out
             d_weight += d_part.T @ features[rows]
             torch.mm(d_part, weight, out=d_features[rows])
         return d_features, d_weight.to(weight), d_offsets, d_out_weight.to(out_weight), None
+
+
+class GatheredTokens(torch.autograd.Function):
+    """Group maximum of V relu(features of the group's members + offset of the group).
+
+    Args of `apply`:
+        features: (N, D).
+        neighbors: (M, K) int64 into the features, the members of each group.
+        offsets: (M, D), added to every member of the group.
+        out_weight: (E, D), V.
+
+    Returns of `apply`:
+        (M, E).
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, features: Tensor, neighbors: Tensor, offsets: Tensor, out_weight: Tensor
+    ) -> Tensor:
+        size, flat = neighbors.shape[1], neighbors.flatten()
+        tokens = features.new_empty(len(offsets), len(out_weight))
+        where = torch.empty_like(tokens, dtype=torch.int64)
+        hidden = []
+        for groups, rows in _chunks(len(offsets), size, features.device):
+            part = features.index_select(0, flat[rows])
+            tokens[groups], where[groups] = _tokens(part, offsets[groups], out_weight, size)
+            if any(ctx.needs_input_grad):
+                hidden.append(part)
+        ctx.save_for_backward(features, neighbors, out_weight, where, *hidden)
+        return tokens
+
+    @staticmethod
+    def backward(ctx: Any, d_tokens: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        features, neighbors, out_weight, where, *hidden = ctx.saved_tensors
+        size, flat = neighbors.shape[1], neighbors.flatten()
+        d_features, d_out_weight = _zeros(features), _zeros(out_weight)
+        d_offsets = features.new_empty(len(where), features.shape[1])
+        chunks = _chunks(len(where), size, features.device)
+        for (groups, rows), part in zip(chunks, hidden, strict=True):
+            d_part, d_offsets[groups], d_out = _tokens_gradient(
+                d_tokens[groups], where[groups], part, out_weight, size
+            )
+            d_out_weight += d_out
+            d_features.index_add_(0, flat[rows], d_part.to(d_features))
+        return d_features.to(features), None, d_offsets, d_out_weight.to(out_weight)
+
+
+def _tokens(
+    part: Tensor, offsets: Tensor, out_weight: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Tokens and where they were found; `part` becomes the ReLU's output."""
+    part.view(len(offsets), size, -1).add_(offsets[:, None]).relu_()
+    return group_maximum(part @ out_weight.T, size)
+
+
+def _tokens_gradient(
+    d_tokens: Tensor, where: Tensor, part: Tensor, out_weight: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `_tokens` for its part, offsets and weight."""
+    product = part.new_empty(len(part), len(out_weight))
+    d_product = spread_maximum(d_tokens, where, product, size)
+    d_part = _relu_gradient(d_product @ out_weight, part)
+    return d_part, d_part.view(len(where), size, -1).sum(dim=1), d_product.T @ part
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Zeros to sum up a gradient in, at least in float32."""
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _chunks(n_groups: int, size: int, device: torch.device) -> Iterator[tuple[slice, slice]]:

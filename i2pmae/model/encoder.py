@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from i2pmae.geometry.grouping import Grouping, gather_rows, squared_distances
 from i2pmae.model.layers import PositionEmbedding, Transformer, drop_path_rates, init_truncated
-from i2pmae.model.packing import Packing
+from i2pmae.model.packing import Packing, member_rows
 from i2pmae.model.tokenizer import PointEmbedding, TokenMerging
 
 
@@ -110,17 +110,14 @@ class Encoder(nn.Module):
         """Packed tokens (B, L, C) of the visible groups from the packed finer ones (B, L', C')."""
         packing = packings[level]
         if level == 0:
-            groups = grouping.neighborhoods[0].flatten(0, 1)[packing.chosen]
+            groups = grouping.neighborhoods[0].flatten(0, 1).index_select(0, packing.chosen)
             tokens: Tensor = self.embeddings[0](groups, packing.counted)
         else:
             neighbors = grouping.neighbor_indices[level]
-            position = packings[level - 1].position
-            clouds = torch.arange(len(finer), device=finer.device)[:, None] * finer.shape[1]
-            rows = (position + clouds).gather(1, neighbors.flatten(1)).view(-1, neighbors.shape[2])
-            tokens = self.embeddings[level](
-                finer.flatten(0, 1), rows[packing.chosen], packing.counted
-            )
-        return tokens[packing.row.gather(1, packing.kept)]
+            members = member_rows(neighbors, packings[level - 1], packing)
+            tokens = self.embeddings[level](finer.flatten(0, 1), members, packing.counted)
+        rows = packing.row.gather(1, packing.kept)
+        return tokens.index_select(0, rows.flatten()).view(*rows.shape, -1)
 
     def _permissions(self, level: int, centers: Tensor, packing: Packing | None) -> Tensor | None:
         """(B, 1 or L, L) bool: which tokens may attend to which; None: all pairs may."""

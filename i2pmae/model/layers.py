@@ -1,30 +1,11 @@
-"""Attention, MLP, transformer block; what several parts of the networks share."""
+"""Transformer block and its parts; what several parts of the networks share."""
 
 import torch
 from torch import Tensor, nn
 
+from i2pmae.model.attention import Attention
+
 FORBIDDEN = -1e5  # added to a score: weight 0 beside any permitted pair, finite without one
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with an optional permission per pair."""
-
-    def __init__(self, width: int, n_heads: int):
-        super().__init__()
-        self.n_heads = n_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.projection = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(B, L, C) to (B, L, C); `bias` (B, 1 or L, L) is added to the scores."""
-        batch, length, width = x.shape
-        head = width // self.n_heads
-        q, k, v = self.qkv(x).view(batch, length, 3, self.n_heads, head).permute(2, 0, 3, 1, 4)
-        scores = (q * head**-0.5) @ k.transpose(-1, -2)
-        if bias is not None:
-            scores = scores + bias[:, None]
-        found = scores.softmax(dim=-1) @ v
-        return self.projection(found.transpose(1, 2).reshape(batch, length, width))
 
 
 class MLP(nn.Sequential):
@@ -107,6 +88,12 @@ def drop_path_rates(last: float, depths: list[int]) -> list[list[float]]:
     rates = [last * i / max(total - 1, 1) for i in range(total)]
     starts = [sum(depths[:level]) for level in range(len(depths))]
     return [rates[start : start + depth] for start, depth in zip(starts, depths, strict=True)]
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """Dtype of matrix products with the weight: autocast's where it is on."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def init_truncated(module: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from i2pmae.geometry.grouping import gather_rows
 
 BUCKET = 16  # packed lengths are multiples of this: kernels need not be rebuilt at every step
+ROW_BUCKET = 64  # likewise for the visible tokens of the whole batch
 
 
 class Packing(NamedTuple):
@@ -22,7 +23,7 @@ class Packing(NamedTuple):
     position: Tensor  # (B, G) int64: packed position of a visible token; of a hidden one, any
     filled: Tensor  # (B, L) bool, by packed position: False = padding
     chosen: Tensor  # (R,) int64 into the B G tokens: the visible ones, then perhaps hidden ones
-    counted: Tensor | None  # (R,) bool: which of the chosen are visible; None: all of them
+    counted: Tensor  # (R,) bool: which of the chosen are visible
     row: Tensor  # (B, G) int64: row of a visible token in `chosen`; of a hidden one, any
 
     @property
@@ -55,14 +56,32 @@ def pack(masks: Sequence[Tensor], group_sizes: Sequence[int], n_kept: int) -> li
         if level < len(masks) - 1:
             length *= group_sizes[level + 1]
         n_rows = batch * length
-        if masked.device.type == "cpu":
+        if masked.device.type == "cpu" and level < len(masks) - 1:
             counts = (~masked).sum(dim=1)
-            n_rows = int(counts.sum())
-            if level < len(masks) - 1:
-                length = _round_up(int(counts.max()), BUCKET)
+            length = _round_up(int(counts.max()), BUCKET)
+            n_rows = _round_up(int(counts.sum()), ROW_BUCKET)
         length = min(length, n_tokens)
         packings.append(_pack(masked, length, min(n_rows, batch * n_tokens)))
     return packings[::-1]
+
+
+def member_rows(neighbors: Tensor, finer: Packing, packing: Packing) -> Tensor:
+    """Where the members of the chosen groups lie among the finer level's packed tokens.
+
+    Members of visible groups are visible. Those of the few hidden groups may be padding.
+
+    Args:
+        neighbors: (B, G, K) int64 into the finer level's tokens.
+        finer: packing of the finer level, into L' positions per cloud.
+        packing: of the groups.
+
+    Returns:
+        (R, K) int64 into the B L' positions of all clouds.
+    """
+    batch, length = finer.filled.shape
+    first = torch.arange(batch, device=neighbors.device)[:, None] * length
+    members = (finer.position + first).gather(1, neighbors.flatten(1))
+    return members.view(-1, neighbors.shape[2]).index_select(0, packing.chosen)
 
 
 def _pack(masked: Tensor, length: int, n_rows: int) -> Packing:
@@ -79,7 +98,7 @@ def _pack(masked: Tensor, length: int, n_rows: int) -> Packing:
         position.clamp_(max=length - 1),
         filled,
         flat[:n_rows],
-        None if masked.device.type == "cpu" else ~masked.flatten()[flat[:n_rows]],
+        ~masked.flatten()[flat[:n_rows]],
         row.clamp_(max=n_rows - 1).view_as(masked),
     )
 

@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from i2pmae.config import EncoderConfig, MaskingConfig, TargetConfig
 from i2pmae.geometry.chamfer import chamfer_l2
@@ -12,8 +11,11 @@ from i2pmae.geometry.grouping import Grouping, gather_rows, group, point_indices
 from i2pmae.geometry.projection import back_project
 from i2pmae.model.decoder import Decoder
 from i2pmae.model.encoder import Encoder
+from i2pmae.model.feature_loss import FeatureLoss
+from i2pmae.model.frozen import frozen_feature
+from i2pmae.model.layers import product_dtype
 from i2pmae.model.masking import carry_through, guided_mask, n_visible, random_mask
-from i2pmae.model.packing import Packing, pack
+from i2pmae.model.packing import Packing, member_rows, pack
 
 TARGET_LEVEL = 1  # tokens of this level are decoded; their groups consist of level-0 centers
 
@@ -72,7 +74,7 @@ class PretrainingModel(nn.Module):
         if targets.kind != "2d":
             self.head_3d = nn.Linear(width, size * 3)
         if targets.kind != "3d":
-            self.head_2d = nn.Linear(width, size * n_views * image_channels)
+            self.head_2d = FeatureLoss(width, size, n_views * image_channels)
 
     def forward(
         self,
@@ -127,15 +129,7 @@ class PretrainingModel(nn.Module):
 
         No coarsest token is hidden; finer tokens that belong to no coarser group are.
         """
-        config = self.config
-        grouping = group(points.float(), config.n_centers, config.group_sizes)
-        shown = torch.zeros(
-            len(points), config.n_centers[-1], dtype=torch.bool, device=points.device
-        )
-        masks = carry_through(shown, grouping.neighbor_indices, config.n_centers)
-        packings = pack(masks, config.group_sizes, config.n_centers[-1])
-        tokens: Tensor = self.encoder(grouping, packings, self.embed)[-1]
-        return tokens.amax(dim=1)
+        return frozen_feature(self.encoder, self.config, points)
 
     def reconstruct(self, decoded: Tensor) -> Tensor:
         """Predicted neighbors (B, G_1, K_1, 3) relative to their center, from decoded tokens."""
@@ -150,18 +144,14 @@ class PretrainingModel(nn.Module):
         pixels: Tensor,
         feature_scale: Tensor | None = None,
     ) -> Tensor:
-        """Image features of the neighbors of every visible level-1 token, (B, L, K, V, C)."""
-        finer, packing = packings[TARGET_LEVEL - 1], packings[TARGET_LEVEL]
-        # A visible group's neighbors are visible: only visible finer centers need features.
-        points = point_indices(grouping, TARGET_LEVEL - 1).gather(1, finer.kept)
+        """Image features of visible level-0 centers, packed: (B, L_0, V, C)."""
+        points = point_indices(grouping, 0).gather(1, packings[0].kept)
+        dtype = product_dtype(self.head_2d.weight)
+        if dtype == torch.float64:
+            dtype = torch.float32
         at = _pixels_of(pixels, points)
-        with torch.no_grad():
-            found = back_project(image_features, at, self.image_size, feature_scale)
-            found = found.transpose(1, 2)  # (B, L_0, V, C)
-            neighbors = grouping.neighbor_indices[TARGET_LEVEL]
-            position = finer.position.gather(1, neighbors.flatten(1)).view_as(neighbors)
-            needed = gather_rows(position, packing.kept)  # (B, L, K)
-            return gather_rows(found.flatten(2), needed).unflatten(-1, found.shape[2:])
+        found = back_project(image_features, at, self.image_size, feature_scale, dtype)
+        return found.transpose(1, 2)
 
     def _draw_mask(
         self,
@@ -205,11 +195,16 @@ class PretrainingModel(nn.Module):
         feature_scale: Tensor | None,
     ) -> Tensor:
         """Mean squared error of the image features of visible tokens' neighbors."""
-        target = self.semantic_targets(grouping, packings, image_features, pixels, feature_scale)
+        # A visible token's neighbors are visible: no other level-0 center needs a target.
+        targets = self.semantic_targets(grouping, packings, image_features, pixels, feature_scale)
+        neighbors = grouping.neighbor_indices[TARGET_LEVEL]
         packing = packings[TARGET_LEVEL]
-        predicted: Tensor = self.head_2d(gather_rows(decoded, packing.kept))
-        per_token = F.mse_loss(_at_least_float32(predicted), target.flatten(2), reduction="none").mean(dim=-1)
-        return (per_token * packing.filled).sum() / packing.filled.sum().clamp(min=1)
+        return self.head_2d.loss(
+            decoded.flatten(0, 1).index_select(0, packing.chosen),
+            targets.flatten(2).flatten(0, 1),
+            member_rows(neighbors, packings[TARGET_LEVEL - 1], packing),
+            packing.counted,
+        )
 
 
 def _needed(value: Tensor | None, name: str) -> Tensor:
@@ -223,8 +218,3 @@ def _pixels_of(pixels: Tensor, points: Tensor) -> Tensor:
     """Pixels (B, V, M, 2) of the points with indices (B, M)."""
     index = points[:, None, :, None].expand(-1, pixels.shape[1], -1, 2)
     return pixels.gather(2, index)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """Losses are computed in float32 also where the network is not."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,13 +1,14 @@
 """Neighborhoods to tokens: a mini-PointNet per group (section 3.1 of the paper).
 
-Every point of a group passes two linear layers; the group's maximum is set beside each point's
+Every member of a group passes two linear layers; the group's maximum is set beside each member's
 feature; two more linear layers and a maximum over the group give its token. The algebra below
 gives the numbers of that chain with less work:
 
-- The third layer acts on [group maximum, point feature]; its first half is needed once per group.
+- The third layer acts on [group maximum, member's feature]: half of it is the same for all members.
 - No ReLU lies between the second layer and the third's other half: one matrix stands for both.
 - BatchNorm's statistics follow from the first two moments of what enters the linear layer before
   it. So they are known before that layer runs, and its weights can take over the normalization.
+- A finer token belongs to many groups: what does not depend on the group is computed once.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2pmae.model.chunked import GroupTokens, PointFeatures, accumulator
+from i2pmae.model.chunked import (
+    GatheredTokens,
+    GroupTokens,
+    PointFeatures,
+    accumulator,
+    group_maximum,
+)
+from i2pmae.model.layers import product_dtype
 
 
 class Affine(NamedTuple):
@@ -26,23 +34,78 @@ class Affine(NamedTuple):
     shift: Tensor  # (C,)
 
 
+class Moments(NamedTuple):
+    """Of every channel over the rows that count."""
+
+    mean: Tensor  # (C,)
+    variance: Tensor  # (C,), not corrected for the mean
+
+
+class GroupCounts:
+    """Which groups count in BatchNorm's statistics, and sums over their members.
+
+    Args:
+        counted: (M,) bool; None: all groups count.
+        n_groups: M.
+        size: members K of a group.
+        like: gives dtype and device of the weights.
+    """
+
+    def __init__(self, counted: Tensor | None, n_groups: int, size: int, like: Tensor):
+        self.size = size
+        self.weights = None if counted is None else counted.to(like.dtype)
+        self.n_groups: Tensor | int = n_groups if self.weights is None else self.weights.sum()
+        self.total = self.n_groups * size  # members
+
+    def weigh(self, x: Tensor) -> Tensor:
+        """Rows of groups (M, C), zero where the group does not count."""
+        return x if self.weights is None else x * self.weights[:, None]
+
+    def weigh_members(self, x: Tensor) -> Tensor:
+        """Rows of members (M K, C), zero where the group does not count."""
+        if self.weights is None:
+            return x
+        return x * self.weights.repeat_interleave(self.size)[:, None].to(x.dtype)
+
+    def memberships(self, flat: Tensor, n_finer: int, like: Tensor) -> Tensor:
+        """How many groups that count each finer token belongs to, (n_finer,)."""
+        ones = like.new_ones(1).expand(len(flat))
+        if self.weights is not None:
+            ones = self.weights.repeat_interleave(self.size)
+        return like.new_zeros(n_finer).index_add_(0, flat, ones)
+
+    def center(self, of_group: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of groups (M, C) without their mean, and the mean."""
+        mean = self.weigh(of_group).sum(dim=0) / self.n_groups
+        return of_group - mean, mean
+
+    def add_groups(
+        self, members: Moments, centered: Tensor, mean: Tensor, product: Tensor
+    ) -> Moments:
+        """Moments of (member's value + group's value).
+
+        Args:
+            members: of the member's value.
+            centered: (M, C) the group's value without its mean.
+            mean: (C,) of the group's value.
+            product: (C,) sum over members of the member's value times the centered group's.
+        """
+        variance = self.weigh(centered.square()).sum(dim=0) / self.n_groups
+        variance = members.variance + 2 * product / self.total + variance
+        return Moments(members.mean + mean, variance)
+
+
 class RowNorm(nn.BatchNorm1d):
     """BatchNorm over rows (M, C), or its affine map where the moments are known beforehand."""
 
-    def batch_map(self, mean: Tensor, variance: Tensor, count: Tensor | int) -> Affine:
-        """Map for a batch of these moments; the running statistics take note of them.
-
-        Args:
-            mean: (C,) of the batch.
-            variance: (C,) of the batch, divided by `count`.
-            count: rows that the moments were taken over.
-        """
+    def map_of(self, moments: Moments, count: Tensor | int) -> Affine:
+        """Map for a batch of these moments over `count` rows; updates the running statistics."""
         with torch.no_grad():
-            unbiased = variance * (count / (count - 1))
+            unbiased = moments.variance * (count / (count - 1))
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_mean.lerp_(moments.mean.to(self.running_mean), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
-        return self._map(mean, variance)
+        return self._map(*moments)
 
     def running_map(self) -> Affine:
         """Map of evaluation mode."""
@@ -57,7 +120,7 @@ class TokenEmbedding(nn.Module):
     """The layers of one level's embedding.
 
     Args:
-        width_in: channels of a point, or of a finer token.
+        width_in: channels of a group's member.
         hidden: widths of the first three linear layers.
         width: channels of a token.
 
@@ -74,6 +137,20 @@ class TokenEmbedding(nn.Module):
         self.group_norm = RowNorm(third)
         self.group_out = nn.Linear(third, width)
 
+    def _of_member(self) -> Tensor:
+        """Second layer and the third's second half as one matrix."""
+        return self.group_in.weight.chunk(2, dim=1)[1] @ self.point_out.weight
+
+    def _of_group(self, largest: Tensor) -> Tensor:
+        """What the third layer adds for all members of a group, (M, D).
+
+        Args:
+            largest: (M, C), group maximum of the second layer without its bias.
+        """
+        of_group = self.group_in.weight.chunk(2, dim=1)[0]
+        bias = self.group_in.bias + self.group_in.weight @ self.point_out.bias.repeat(2)
+        return F.linear(largest, of_group.to(largest.dtype)).to(bias.dtype) + bias
+
 
 class PointEmbedding(TokenEmbedding):
     """Tokens of level 0, from the coordinates of each center's neighbors."""
@@ -85,114 +162,120 @@ class PointEmbedding(TokenEmbedding):
             neighborhoods: coordinates relative to the center.
             counted: (M,) bool, groups that count in BatchNorm's statistics; None: all.
         """
-        device, dtype = neighborhoods.device.type, self.point_in.weight.dtype
-        weights = None if counted is None else counted.to(dtype)
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        with torch.autocast(device, enabled=False):
-            return self._embed(neighborhoods, weights, dtype)
+        weight = self.point_in.weight
+        dtype = product_dtype(weight)
+        rows = neighborhoods.flatten(0, 1).to(weight.dtype)
+        counts = GroupCounts(counted, neighborhoods.shape[0], neighborhoods.shape[1], weight)
+        with torch.autocast(weight.device.type, enabled=False):
+            first = self._first_map(rows, counts)
+            features, largest, sums, second = PointFeatures.apply(
+                rows,
+                first.scale[:, None] * weight,
+                first.shift,
+                self.point_out.weight.to(dtype),
+                counts.weights,
+                counts.size,
+            )
+            of_member, of_group = self._of_member(), self._of_group(largest)
+            third = self._third_map(of_member, of_group, sums, second, counts)
+            tokens: Tensor = GroupTokens.apply(
+                features,
+                (third.scale[:, None] * of_member).to(dtype),
+                (third.scale * of_group + third.shift).to(dtype),
+                self.group_out.weight.to(dtype),
+                counts.size,
+            )
+            return tokens + self.group_out.bias.to(dtype)
 
-    def _embed(self, neighborhoods: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
-        n_groups, size, _ = neighborhoods.shape
-        rows = neighborhoods.flatten(0, 1).to(self.point_in.weight.dtype)
-        count = n_groups * size if weights is None else weights.sum() * size
-        first = self._point_affine(rows, weights, count, size)
-        features, largest, sums, second = PointFeatures.apply(
-            rows,
-            first.scale[:, None] * self.point_in.weight,
-            first.shift,
-            self.point_out.weight.to(dtype),
-            weights,
-            size,
-        )
-        of_group, of_point = self.group_in.weight.chunk(2, dim=1)
-        joined = of_point @ self.point_out.weight
-        offsets = F.linear(largest, of_group.to(dtype)).to(rows.dtype)
-        bias = self.group_in.bias + self.group_in.weight @ self.point_out.bias.repeat(2)
-        offsets = offsets + bias
-        second_map = self._group_affine(joined, offsets, sums, second, weights, count)
-        tokens: Tensor = GroupTokens.apply(
-            features,
-            (second_map.scale[:, None] * joined).to(dtype),
-            (second_map.scale * offsets + second_map.shift).to(dtype),
-            self.group_out.weight.to(dtype),
-            size,
-        )
-        return tokens + self.group_out.bias.to(dtype)
-
-    def _point_affine(
-        self, rows: Tensor, weights: Tensor | None, count: Tensor | int, size: int
-    ) -> Affine:
-        """First linear layer's bias and BatchNorm, as a map of its product with the weight."""
-        norm, layer = self.point_norm, self.point_in
-        if not self.training:
-            running = norm.running_map()
-            return Affine(running.scale, running.shift + running.scale * layer.bias)
-        rows = rows.to(accumulator(rows.device))
-        weighted = rows if weights is None else rows * weights.repeat_interleave(size)[:, None]
-        mean = weighted.sum(dim=0) / count
-        covariance = (weighted.T @ rows / count - mean[:, None] * mean).to(layer.weight)
-        mean = mean.to(layer.weight)
-        variance = ((layer.weight @ covariance) * layer.weight).sum(dim=1)
-        found = norm.batch_map(layer.weight @ mean + layer.bias, variance, count)
+    def _first_map(self, rows: Tensor, counts: GroupCounts) -> Affine:
+        """Bias of the first layer and its BatchNorm, on coordinates times the layer's weight."""
+        layer = self.point_in
+        found = self.point_norm.running_map()
+        if self.training:
+            rows = rows.to(accumulator(rows.device))
+            weighted = counts.weigh_members(rows)
+            mean = weighted.sum(dim=0) / counts.total
+            covariance = (weighted.T @ rows / counts.total - mean[:, None] * mean).to(layer.weight)
+            variance = ((layer.weight @ covariance) * layer.weight).sum(dim=1)
+            moments = Moments(layer.weight @ mean.to(layer.weight) + layer.bias, variance)
+            found = self.point_norm.map_of(moments, counts.total)
         return Affine(found.scale, found.shift + found.scale * layer.bias)
 
-    def _group_affine(
-        self,
-        joined: Tensor,
-        offsets: Tensor,
-        sums: Tensor,
-        second: Tensor,
-        weights: Tensor | None,
-        count: Tensor | int,
+    def _third_map(
+        self, of_member: Tensor, of_group: Tensor, sums: Tensor, second: Tensor, counts: GroupCounts
     ) -> Affine:
-        """BatchNorm of features @ joined.T + offset of the group.
-
-        Args:
-            joined: (D, C).
-            offsets: (M, D).
-            sums: (M, C), sum of the features of each group.
-            second: (C, C), second moment of the features, not divided by the count.
-            weights: (M,), how much each group counts; None: all alike.
-            count: number of rows.
-        """
+        """BatchNorm of the third layer, from sums and second moment of the features."""
         if not self.training:
             return self.group_norm.running_map()
-        n_groups = len(offsets) if weights is None else weights.sum()
-        if weights is not None:
-            sums, weighted = sums * weights[:, None], offsets * weights[:, None]
-        else:
-            weighted = offsets
-        mean = sums.sum(dim=0, dtype=second.dtype) / count
-        covariance = (second / count - mean[:, None] * mean).to(joined)
-        mean = mean.to(joined)
-        offset_mean = weighted.sum(dim=0) / n_groups
-        centered = offsets - offset_mean
-        cross = centered.T @ sums / count  # (D, C): sums of equal weight, so the mean drops out
-        spread = centered.square()
-        spread = spread if weights is None else spread * weights[:, None]
-        variance = ((joined @ covariance + 2 * cross) * joined).sum(dim=1)
-        variance = variance + spread.sum(dim=0) / n_groups
-        return self.group_norm.batch_map(joined @ mean + offset_mean, variance, count)
+        mean = counts.weigh(sums).sum(dim=0, dtype=second.dtype) / counts.total
+        covariance = (second / counts.total - mean[:, None] * mean).to(of_member)
+        members = Moments(
+            of_member @ mean.to(of_member), ((of_member @ covariance) * of_member).sum(dim=1)
+        )
+        centered, group_mean = counts.center(of_group)
+        cross = ((counts.weigh(centered).T @ sums) * of_member).sum(dim=1)
+        moments = counts.add_groups(members, centered, group_mean, cross)
+        return self.group_norm.map_of(moments, counts.total)
 
 
 class TokenMerging(TokenEmbedding):
-    """Tokens of a coarser level, from the tokens of each center's neighbors."""
+    """Tokens of a coarser level, from the finer tokens of each center's neighbors."""
 
     def forward(self, finer: Tensor, neighbors: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Finer tokens (N, C_in) and groups of them to tokens (M, C).
+        """Groups of finer tokens to tokens (M, C).
 
         Args:
-            finer: tokens of the finer level, all clouds in a row.
+            finer: (N, C_in), tokens of the finer level, all clouds in a row.
             neighbors: (M, K) int64 into `finer`.
             counted: (M,) bool, groups that count in BatchNorm's statistics; None: all.
         """
-        n_groups, size = neighbors.shape
-        rows = finer[neighbors.flatten()]
-        rows = self.point_out(self.point_norm(self.point_in(rows)).relu())
-        largest = rows.view(n_groups, size, -1).amax(dim=1)
-        of_group, of_point = self.group_in.weight.chunk(2, dim=1)
-        rows = F.linear(rows, of_point).view(n_groups, size, -1)
-        rows = rows + F.linear(largest, of_group, self.group_in.bias)[:, None]
-        rows = self.group_norm(rows.flatten(0, 1)).relu()
-        return self.group_out(rows).view(n_groups, size, -1).amax(dim=1)
+        weight = self.point_in.weight
+        dtype = product_dtype(weight)
+        counts = GroupCounts(counted, *neighbors.shape, weight)
+        flat = neighbors.flatten()
+        with torch.autocast(weight.device.type, enabled=False):
+            members = counts.memberships(flat, len(finer), weight)
+            x = F.linear(finer.to(dtype), weight.to(dtype)).to(weight.dtype)
+            first = self._first_map(x, members, counts)
+            features = (x * first.scale + first.shift).relu().to(dtype)
+            seconds = F.linear(features, self.point_out.weight.to(dtype))
+            largest = group_maximum(seconds.index_select(0, flat), counts.size)[0]
+            of_group = self._of_group(largest)
+            x = F.linear(features, self._of_member().to(dtype)).to(weight.dtype)
+            third = self._third_map(x, of_group, flat, members, counts)
+            tokens: Tensor = GatheredTokens.apply(
+                (third.scale * x).to(dtype),
+                neighbors,
+                (third.scale * of_group + third.shift).to(dtype),
+                self.group_out.weight.to(dtype),
+            )
+            return tokens + self.group_out.bias.to(dtype)
+
+    def _first_map(self, x: Tensor, members: Tensor, counts: GroupCounts) -> Affine:
+        """Bias of the first layer and its BatchNorm, on tokens times the layer's weight."""
+        found = self.point_norm.running_map()
+        bias = self.point_in.bias
+        if self.training:
+            moments = _moments(x, members, counts.total)
+            moments = Moments(moments.mean + bias, moments.variance)
+            found = self.point_norm.map_of(moments, counts.total)
+        return Affine(found.scale, found.shift + found.scale * bias)
+
+    def _third_map(
+        self, x: Tensor, of_group: Tensor, flat: Tensor, members: Tensor, counts: GroupCounts
+    ) -> Affine:
+        """BatchNorm of the third layer, whose output is `x` of the member plus `of_group`."""
+        if not self.training:
+            return self.group_norm.running_map()
+        moments = _moments(x, members, counts.total)
+        centered, group_mean = counts.center(of_group)
+        sums = x.index_select(0, flat).view(-1, counts.size, x.shape[1]).sum(dim=1)
+        cross = (counts.weigh(centered) * sums).sum(dim=0)
+        moments = counts.add_groups(moments, centered, group_mean, cross)
+        return self.group_norm.map_of(moments, counts.total)
+
+
+def _moments(x: Tensor, weights: Tensor, total: Tensor | int) -> Moments:
+    """Moments of the rows (N, C) of which each counts `weights` (N,) times, `total` in all."""
+    mean = weights @ x / total
+    return Moments(mean, weights @ (x - mean).square() / total)

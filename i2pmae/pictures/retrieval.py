@@ -64,7 +64,7 @@ def draw_neighbors(
     n_rows = -(-len(neighbors) // _PER_ROW)
     n_columns = 1 + min(len(neighbors), _PER_ROW)
     figure, axes = panels(
-        n_rows, n_columns, width=_WIDTH, bottom=0.45, together=n_columns, row_gap=0.42
+        n_rows, n_columns, width=_WIDTH, bottom=0.12, together=n_columns, row_gap=0.42
     )
     for panel in axes.ravel().tolist():
         panel.set_axis_off()

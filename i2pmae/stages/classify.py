@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from i2pmae.config import EncoderConfig, FinetuneConfig
+from i2pmae.errors import DataError
 from i2pmae.evaluation.metrics import accuracy, per_class_accuracy
 from i2pmae.evaluation.voting import vote
 from i2pmae.model.classifier import Classifier
@@ -29,7 +30,7 @@ from i2pmae.stages.supervised import (
 from i2pmae.training.losses import smoothed_cross_entropy
 from i2pmae.training.seeding import step_generator
 
-_VOTE = 1_000_000  # counter that keeps the vote's draws apart from the epochs'
+_VOTE = 1  # counter of the vote's draws
 
 
 def run(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
@@ -55,6 +56,8 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     pretrained = load_pretrained(config)
     data = open_labelled(config)
     names = data.class_names
+    if len(names) < 2:
+        raise DataError(f"{config.shapes} holds one class only; a classifier needs two or more")
     folder = RunFolder(config.out)
     folder.start(config, resume=resume)
     train, validation = divide(data.train, config)

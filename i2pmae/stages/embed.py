@@ -58,7 +58,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     for message in source.notes:
         note(message)
     encoder = load_encoder(config.checkpoint)
-    clouds = Clouds(source, config.points or source.svm_points, config.on_error == "skip")
+    clouds = CloudReader(source, config.points or source.svm_points, config.on_error == "skip")
     vectors = extract_features(
         encoder.to(device),
         clouds.read(encoder.config.n_centers[0]),
@@ -100,8 +100,8 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     }
 
 
-class Clouds:
-    """Clouds of a source with equally many points, and what became of its shapes.
+class CloudReader:
+    """Reads the clouds of a source with equally many points, and keeps count of its shapes.
 
     Attributes:
         n_points: of every cloud; if None was asked, as many as the first shape has.

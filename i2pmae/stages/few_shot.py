@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2pmae.config import EncoderConfig, FewShotConfig, FewShotSplitConfig, FinetuneConfig
+from i2pmae.config import EncoderConfig, FewShotConfig, FewShotSplitConfig, FinetuneConfig, to_plain
 from i2pmae.datasets import ShapeSource, few_shot_episode, open_source
 from i2pmae.datasets.few_shot import SETTING_PATTERN
 from i2pmae.errors import DataError
@@ -145,6 +145,7 @@ def split(config: FewShotSplitConfig) -> dict[str, Any]:
         for number, episode in enumerate(episodes):
             _write_fold(config, source, episode, config.out / setting / f"{number}.json")
         settings.append(setting)
+    _write_json(config.out / "config.json", to_plain(config))
     n_folds = config.few_shot.folds
     print_table("Few-shot folds", ["setting", "folds"], [[name, n_folds] for name in settings])
     note(f"next: i2pmae finetune CHECKPOINT {config.out} --recipe fewshot-modelnet40")
@@ -302,6 +303,11 @@ def _write_fold(
         "train": _by_id(source, episode.train, episode.train_labels),
         "test": _by_id(source, episode.test, episode.test_labels),
     }
+    _write_json(file, content)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a file that is never half there."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.new")

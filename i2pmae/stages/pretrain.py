@@ -54,13 +54,13 @@ def run(config: PretrainConfig, *, resume: bool = False) -> dict[str, Any]:
     n_steps = len(indices) // config.batch_size
 
     folder = RunFolder(config.out)
-    folder.start(config, resume=resume)
+    folder.start(config, resume=resume, may_change=("cache", "svm"))
     torch.manual_seed(step_seed(config.seed))
     model = build_model(config, reader).to(device)
     optimizer = make_optimizer(model, config.optim, partial(official_name, "pretraining"))
     run_state = _State(model, optimizer, pick_dtype(config.precision, device))
     if resume:
-        run_state.restore(folder, device)
+        run_state.restore(folder, reader, device)
         folder.rewind(run_state.epoch)
         note(f"resuming {config.out} after {run_state.epoch} epochs and {run_state.step} steps")
 
@@ -174,12 +174,17 @@ class _State:
             extra={"store": reader.info.settings, "network": network_sizes(reader)},
         )
 
-    def restore(self, folder: RunFolder, device: torch.device) -> None:
+    def restore(self, folder: RunFolder, reader: StoreReader, device: torch.device) -> None:
         if not folder.last.exists():
             return
         saved = checkpoint.load(folder.last, map_location=device)
         if saved.kind != "pretraining" or saved.optimizer is None:
             raise CheckpointError(f"{folder.last} is no checkpoint of an interrupted pre-training")
+        if saved.extra["store"] != reader.info.settings:
+            raise ConfigError(
+                f"--resume: {folder.path} was trained from another store than --cache; give the "
+                "store it began with, or choose another --out"
+            )
         self.model.load_state_dict(saved.model)
         self.optimizer.load_state_dict(saved.optimizer)
         self.epoch, self.step = saved.epoch, saved.step
@@ -259,10 +264,10 @@ def _batches(
     for batch in reader.batches(
         config.batch_size, seed=config.seed, epoch=epoch, indices=indices, start=first_step
     ):
-        yield {
-            name: torch.from_numpy(array).to(device, non_blocking=True)
-            for name, array in batch.items()
-        }
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        if device.type == "cuda":  # from memory that is not pinned a copy waits for the device
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        yield {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 def _finite(recent: list[Tensor], state: _State, folder: RunFolder) -> Tensor:

@@ -98,7 +98,9 @@ def published_figures(recipe: str | None) -> dict[str, float]:
         stated = recipe_about(recipe).get("figures", {})
     except ConfigError:  # a recipe that was used once and has gone since
         return {}
-    return {str(name): float(value) for name, value in stated.items()}
+    if not isinstance(stated, dict):
+        return {}
+    return {name: float(value) for name, value in stated.items() if isinstance(value, int | float)}
 
 
 def summary_table(result: Mapping[str, Any]) -> tuple[list[str], Rows]:
@@ -168,6 +170,9 @@ def keep(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
 def show(result: Mapping[str, Any]) -> None:
     """Print a result."""
     print_table(f"{layout_of(result).title}, {result['data']}", *summary_table(result))
+    grouped = group_table(result)
+    if grouped is not None:
+        print_table("Best on validation", *grouped)
 
 
 def aggregate(runs: Sequence[dict[str, Any]], out: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class RunFolder:
         """Whether a run was started here and got anywhere."""
         return any(path.exists() for path in (self.last, self._metrics, self._results))
 
-    def start(self, config: Config, *, resume: bool) -> None:
+    def start(self, config: Config, *, resume: bool, may_change: Sequence[str] = ()) -> None:
         """Make the folder, or check that the run in it has the same settings.
 
         Raises:
@@ -38,7 +39,7 @@ class RunFolder:
                 or holds one with other settings.
         """
         if resume:
-            self._check_same(config)
+            self._check_same(config, {*_MAY_CHANGE, *may_change})
             return
         if self.holds_run:
             raise ConfigError(
@@ -105,7 +106,7 @@ class RunFolder:
     def _metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def _check_same(self, config: Config) -> None:
+    def _check_same(self, config: Config, may_change: set[str]) -> None:
         saved_at = self.path / "config.json"
         if not saved_at.exists():
             raise ConfigError(f"--resume: {self.path} holds no run; start one without --resume")
@@ -113,7 +114,7 @@ class RunFolder:
         differences = [
             f"{key}: {saved.get(key)} there, {value} asked"
             for key, value in asked.items()
-            if key not in _MAY_CHANGE and saved.get(key) != value
+            if key not in may_change and saved.get(key) != value
         ]
         if differences:
             raise ConfigError(

@@ -18,7 +18,7 @@ from i2pmae.evaluation.vectors import Vectors, cosine_texts, nearest, read_vecto
 from i2pmae.image_model.weights import file_hash
 from i2pmae.loading import load_encoder
 from i2pmae.progress import note, print_table
-from i2pmae.stages.embed import SOURCE_POINTS, Clouds
+from i2pmae.stages.embed import SOURCE_POINTS, CloudReader
 
 _DRAWN_POINTS = 2048
 _SETTINGS = ("checkpoint", "checkpoint_sha256", "data", "layout", "points", "precision", "seed")
@@ -135,7 +135,7 @@ def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
     device = pick_device(config.device)
     vectors = extract_features(
         encoder.to(device),
-        Clouds(source, n_points).read(encoder.config.n_centers[0]),
+        CloudReader(source, n_points).read(encoder.config.n_centers[0]),
         device=device,
         dtype=pick_dtype(settings["precision"], device),
     )

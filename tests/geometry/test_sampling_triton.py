@@ -45,11 +45,11 @@ def make_cases() -> dict[str, tuple[Tensor, int]]:
         "ties": (lattice, 64),
         "few distinct points": (cloud(2, 5).repeat(1, 7, 1), 20),
         "all points alike": (torch.full((2, 20, 3), 0.3), 9),
-        "near the origin": (1e-3 * cloud(2, 300), 50),
-        "squares below normal floats": (1e-20 * cloud(1, 300), 50),
-        "squares above floats": (1e25 * cloud(1, 300), 50),
+        "near the origin": (1e-3 * cloud(2, 300), 20),
+        "squares below normal floats": (1e-20 * cloud(1, 300), 20),
+        "squares above floats": (1e25 * cloud(1, 300), 20),
         "transposed memory": (cloud(3, 90).mT.contiguous().mT, 30),
-        "mirrored": (mirrored(512), 3),
+        "mirrored": (mirrored(64), 3),
     }
 
 
@@ -71,7 +71,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     subprocess.run(
         [sys.executable, "-c", INTERPRET, folder / "cases.pt", folder / "found.pt"],
         check=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "TRITON_INTERPRET": "1"},
     )
     return torch.load(folder / "found.pt")
@@ -83,11 +83,11 @@ def test_interpreted_kernel_agrees_with_the_tensor_version(name, interpreted):
 
 
 def test_fusing_multiply_adds_would_change_the_choice():
-    x, y, z = mirrored(512)[:, 1:].double().unbind(dim=2)
+    x, y, z = mirrored(64)[:, 1:].double().unbind(dim=2)
     fused = ((x * x).float().double() + y * y).float().double()  # one rounding per step
     fused = (fused + z * z).float()
-    assert (fused[:, 1] > fused[:, 0]).sum() > 10
-    assert (farthest_points_torch(mirrored(512), 2)[:, 1] == 1).all()
+    assert (fused[:, 1] > fused[:, 0]).sum() > 3
+    assert (farthest_points_torch(mirrored(64), 2)[:, 1] == 1).all()
 
 
 @pytest.mark.parametrize("n_points", [1000, 8192])

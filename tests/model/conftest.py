@@ -1,14 +1,23 @@
 """A slow, plain version of the network, and a small network to compare it with."""
 
+import zlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2pmae.config import EncoderConfig
+from i2pmae.config import EncoderConfig, MaskingConfig, TargetConfig
+from i2pmae.geometry import projection
 from i2pmae.geometry.grouping import Grouping
+from i2pmae.model.official import from_official, official_name, to_official
+from i2pmae.model.packing import Packing, member_rows, pack
+from i2pmae.model.pretraining import PretrainingModel, PretrainingOutput
 
 Weights = dict[str, Tensor]
 
@@ -80,8 +89,9 @@ class PlainNetwork:
     def encode(self, grouping: Grouping, masks: list[Tensor]) -> list[Tensor]:
         """Layer-normed tokens of every level, (B, G, C), zero where hidden."""
         outputs, finer = [], None
+        dtype = self.w["h_encoder.encoder_norms.0.weight"].dtype
         for level, masked in enumerate(masks):
-            groups = grouping.neighborhoods[0].to(self.w["mask_token"].dtype)
+            groups = grouping.neighborhoods[0].to(dtype)
             if finer is not None:
                 neighbors = grouping.neighbor_indices[level]
                 groups = torch.stack([f[i] for f, i in zip(finer, neighbors, strict=True)])
@@ -139,10 +149,53 @@ class PlainNetwork:
         return F.mse_loss(predicted, targets.to(predicted.dtype)), loss_3d
 
 
+class Twin:
+    """A part of the pre-training network, and the plain version with the same weights.
+
+    Args:
+        module: the part, in the mode to be compared.
+        prefix: of its names within the network, with a dot at the end.
+        settings: of the plain version.
+    """
+
+    def __init__(self, module: nn.Module, prefix: str = "", **settings: Any):
+        state = {f"{prefix}{k}": v.detach().clone() for k, v in module.state_dict().items()}
+        self.plain = PlainNetwork(
+            to_official("pretraining", state), training=module.training, **settings
+        )
+        self.parameters = {
+            official_name("pretraining", prefix + k): p for k, p in module.named_parameters()
+        }
+        for name in self.parameters:
+            self.plain.w[name].requires_grad_()
+        self.statistics = {
+            official_name("pretraining", prefix + k): b
+            for k, b in module.named_buffers()
+            if "running" in k
+        }
+
+    def compare_gradients(self) -> None:
+        """Of every weight, once both have been through a backward pass."""
+        for name, parameter in self.parameters.items():
+            ours, theirs = parameter.grad, self.plain.w[name].grad
+            assert (ours is None) == (theirs is None), name
+            if ours is not None:
+                torch.testing.assert_close(
+                    ours, theirs.view_as(ours), rtol=1e-7, atol=1e-8, msg=name
+                )
+
+    def compare_statistics(self) -> None:
+        """Running ones, once both have been through a single forward pass in training mode."""
+        assert self.plain.moments.keys() == self.statistics.keys()
+        for name, ours in self.statistics.items():
+            expected = 0.9 * self.plain.w[name] + 0.1 * self.plain.moments[name]
+            torch.testing.assert_close(ours, expected, msg=name)
+
+
 @pytest.fixture(scope="session")
-def plain_network() -> type[PlainNetwork]:
-    """The slow version of the network."""
-    return PlainNetwork
+def twin() -> type[Twin]:
+    """Compares with the slow version of the network."""
+    return Twin
 
 
 @pytest.fixture(scope="session")
@@ -167,12 +220,12 @@ def clouds() -> Tensor:
 
 @pytest.fixture
 def seeded() -> Callable[[nn.Module], nn.Module]:
-    """Gives a module weights of unit gain and norms that change something, all drawn anew."""
+    """Gives a module weights of unit gain and norms that change something, drawn by name."""
 
     def fill(module: nn.Module) -> nn.Module:
-        generator = torch.Generator().manual_seed(11)
         with torch.no_grad():
             for name, value in module.state_dict().items():
+                generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
                 noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
                 if name.endswith("running_var"):
                     value.copy_(0.5 + noise.abs())
@@ -183,3 +236,57 @@ def seeded() -> Callable[[nn.Module], nn.Module]:
         return module
 
     return fill
+
+
+class GoldenStep(NamedTuple):
+    """What the released network makes of the golden clouds with a given mask."""
+
+    output: PretrainingOutput
+    encoded: list[Tensor]  # (B, L, C) packed, per level
+    packings: list[Packing]
+    targets: Tensor  # (M, K, V C) of the visible level-1 tokens
+
+
+@pytest.fixture(scope="session")
+def released(official_weights: Callable[[str], Weights]) -> PretrainingModel:
+    """The released pre-training network in evaluation mode."""
+    model = PretrainingModel(EncoderConfig(), MaskingConfig(), TargetConfig())
+    model.load_state_dict(from_official(official_weights("i2p_mae"))[1])
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def golden_inputs(parity: Path) -> tuple[Tensor, ...]:
+    """Points, image features, saliency maps and pixels of the golden pre-training steps."""
+    golden = np.load(parity / "pretrain_forward.npz")
+    points = torch.from_numpy(golden["points"])
+    axes = projection.view_axes(3)
+    pixels = projection.pixels(points, projection.fit_pixels(points, axes), axes)
+    noise = np.random.default_rng(2).standard_normal((12, 512, 14, 14)).astype(np.float32)
+    features = torch.from_numpy(noise).view(3, 4, 512, 14, 14).permute(1, 0, 3, 4, 2)
+    saliency = torch.from_numpy(golden["img_sal_row0"]).view(3, 4, 14, 14).transpose(0, 1)
+    return points, features, saliency, pixels
+
+
+@pytest.fixture(scope="session")
+def golden_step(
+    parity: Path, released: PretrainingModel, golden_inputs: tuple[Tensor, ...]
+) -> Callable[[str], GoldenStep]:
+    """Step with mask A or B."""
+    golden = np.load(parity / "pretrain_forward.npz")
+    points, features, saliency, pixels = golden_inputs
+
+    @cache
+    def step(mask: str) -> GoldenStep:
+        encoded: list[list[Tensor]] = []
+        hook = released.encoder.register_forward_hook(lambda *call: encoded.append(call[2]))
+        masked = torch.from_numpy(golden[f"top{mask}"])
+        output = released(points, features, saliency, pixels, masked=masked)
+        hook.remove()
+        packings = pack(output.masks, released.config.group_sizes, 13)
+        found = released.semantic_targets(output.grouping, packings, features, pixels)
+        members = member_rows(output.grouping.neighbor_indices[1], *packings[:2])
+        targets = found.flatten(2).flatten(0, 1)[members[packings[1].counted]]
+        return GoldenStep(output, encoded[0], packings, targets)
+
+    return step

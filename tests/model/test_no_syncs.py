@@ -128,7 +128,7 @@ def stored_batch(device: str, batch: int = 3, views: int = 3) -> dict[str, Tenso
 
 def loss_of(model: PretrainingModel, batch: dict[str, Tensor]) -> Tensor:
     """The step's loss; randomness from the default generator, as a compiled step needs it."""
-    axes = torch.empty(3, 3, 3, device=batch["points"].device)
+    axes = torch.zeros(3, 3, 3, device=batch["points"].device)
     return pretraining_step(model, batch, CONFIG, axes, None).loss
 
 
@@ -159,6 +159,26 @@ def test_on_cuda_forward_and_optimizer_never_wait(embed):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
     assert watcher.count > 300
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("embed", ["all", "visible"])
+def test_on_a_real_gpu_the_step_never_waits(embed):
+    model = small_model(embed).cuda()
+    optimizer = make_optimizer(model, OptimConfig())
+    batch = {name: torch.ones_like(x) for name, x in stored_batch("cuda").items()}
+    batch["points"].normal_()
+    try:
+        for mode in ("default", "error"):  # the first step compiles the sampling kernel
+            torch.cuda.set_sync_debug_mode(mode)
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = loss_of(model, batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.isfinite()
 
 
 @pytest.mark.parametrize(("embed", "n_levels"), [("all", 2), ("visible", 3)])

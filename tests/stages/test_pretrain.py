@@ -131,6 +131,13 @@ def test_resuming_with_other_settings_is_refused(store, trained):
         pretrain.run(pretrain_config(store, trained.parent, seed=1), resume=True)
 
 
+def test_resuming_from_another_store_is_refused(trained, tmp_path):
+    other = tmp_path / "other.zarr"
+    extract_2d.run(extract_config(other, seed=1))
+    with pytest.raises(ConfigError, match="from another store"):
+        pretrain.run(pretrain_config(other, trained.parent), resume=True)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(store, tmp_path):
     config = pretrain_config(store, tmp_path / "run", optim=OptimConfig(lr=1e30, warmup_epochs=0))
     with pytest.raises(TrainingError, match="not finite in step"):

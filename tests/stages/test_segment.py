@@ -104,7 +104,8 @@ def test_a_store_trains_to_the_figures_of_its_source(segmented, parts_store, tra
     out = tmp_path / "run"
     finetune.run(config(out, cache=parts_store, checkpoint=trained, epochs=1))
     assert RunFolder(out).rows()[0]["loss"] == pytest.approx(
-        RunFolder(reference).rows()[0]["loss"], rel=1e-3
+        RunFolder(reference).rows()[0]["loss"],
+        rel=1e-2,  # a store rounds coordinates
     )
 
 
@@ -125,19 +126,32 @@ def test_other_networks_are_no_segmenters(trained):
         i2pmae.load_segmenter(trained)
 
 
-@pytest.mark.parametrize("home", ["base_model", "model_state_dict"])
-def test_official_files_give_the_golden_log_probabilities(parity, tmp_path, home):
+@pytest.fixture(scope="module")
+def official(parity):
+    """State dict of the released network by the golden vectors' rule."""
     entries = json.loads((parity / "point_m2ae_seg_state_dict.json").read_text())["entries"]
-    weights = {entry["key"]: torch.from_numpy(filled(**entry)) for entry in entries}
-    assert len(weights) == 308
+    return {entry["key"]: torch.from_numpy(filled(**entry)) for entry in entries}
+
+
+def test_official_files_give_the_golden_log_probabilities(official, parity, tmp_path):
+    assert len(official) == 308
     path = tmp_path / "official.pth"
-    torch.save({home: weights, "epoch": 3, "instance_avg_iou": np.float64(0.86)}, path)
+    torch.save({"model_state_dict": official, "epoch": 3, "iou": np.float64(0.86)}, path)
     golden = np.load(parity / "segmentation.npz")
     model = i2pmae.load_segmenter(path)
     assert sum(p.numel() for p in model.parameters()) == 25_474_354
     with torch.inference_mode():
         found = model(torch.from_numpy(golden["points"]), torch.from_numpy(golden["category"]))
-    np.testing.assert_allclose(found.numpy(), golden["log_softmax_B"], atol=2e-4)
+    np.testing.assert_allclose(found.numpy(), golden["log_softmax_B"], rtol=2e-5, atol=2e-4)
+
+
+def test_both_homes_of_official_weights_are_known(official, tmp_path):
+    loaded = []
+    for home, prefix in (("base_model", "module."), ("model_state_dict", "")):
+        path = tmp_path / f"{home}.pth"
+        torch.save({home: {prefix + name: w for name, w in official.items()}}, path)
+        loaded.append(i2pmae.load_segmenter(path).state_dict())
+    assert all(torch.equal(loaded[0][name], loaded[1][name]) for name in loaded[0])
 
 
 def filled(key: str, shape: list[int], kind: str, **_) -> np.ndarray:

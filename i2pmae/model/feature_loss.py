@@ -1,0 +1,88 @@
+"""The 2D loss: predicted image features of visible tokens' neighbors (section 3.4 of the paper)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2pmae.model.layers import product_dtype
+
+
+class FeatureLoss(nn.Linear):
+    """Linear head from a token to the image features of its K neighbors, and its squared error.
+
+    Predictions and targets of a batch are the largest tensors of a step; here neither exists as a
+    whole: neighbor by neighbor they are made, compared, and turned into gradients.
+
+    Args:
+        width: channels of a token.
+        size: K, neighbors of a token.
+        n_values: image features of a neighbor, all views together.
+    """
+
+    def __init__(self, width: int, size: int, n_values: int):
+        super().__init__(width, size * n_values)
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, neighbors: Tensor, counted: Tensor
+    ) -> Tensor:
+        """Mean squared error over the tokens that count.
+
+        Args:
+            tokens: (M, C).
+            targets: (N, n_values), image features of all neighbors that occur.
+            neighbors: (M, K) int64 into `targets`.
+            counted: (M,) bool.
+
+        Returns:
+            Scalar, at least float32.
+        """
+        dtype = product_dtype(self.weight)
+        with torch.autocast(tokens.device.type, enabled=False):
+            found: Tensor = _SquaredError.apply(
+                tokens.to(dtype),
+                self.weight.to(dtype),
+                self.bias.to(dtype),
+                targets.to(dtype),
+                neighbors,
+                counted,
+            )
+        return found / (counted.sum() * len(self.weight)).clamp(min=1)
+
+
+class _SquaredError(torch.autograd.Function):
+    """Sum of squared errors; gradients are made on the way, where the errors are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        neighbors: Tensor,
+        counted: Tensor,
+    ) -> Tensor:
+        size, exact = neighbors.shape[1], torch.promote_types(tokens.dtype, torch.float32)
+        total = tokens.new_zeros((), dtype=exact)
+        needed = any(ctx.needs_input_grad)
+        d_tokens = torch.zeros_like(tokens, dtype=exact)
+        d_weight, d_bias = torch.empty_like(weight), torch.empty_like(bias)
+        weights, biases = weight.chunk(size), bias.chunk(size)
+        for k in range(size):
+            error = torch.addmm(biases[k], tokens, weights[k].T)
+            error -= targets.index_select(0, neighbors[:, k])
+            error *= counted[:, None]
+            # Token by token: one long float32 sum would lose digits.
+            total += torch.linalg.vector_norm(error, dim=1, dtype=exact).square().sum()
+            if needed:
+                d_tokens += error @ weights[k]
+                torch.mm(error.T, tokens, out=d_weight.chunk(size)[k])
+                d_bias.chunk(size)[k].copy_(error.sum(dim=0))
+        ctx.save_for_backward(d_tokens.to(tokens), d_weight, d_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, ...]:
+        factor = 2 * d_total
+        return (*(factor.to(d.dtype) * d for d in ctx.saved_tensors), None, None, None)
