@@ -3,7 +3,8 @@
 Every way is a new process; the ways take turns, each figure is the median of all turns after one
 to warm up (files in the page cache, bytecode compiled). `help_s`: `i2pmae --help`, start of
 Python included. `import_s`: the statement `import i2pmae` alone; `imports_torch`: whether torch
-came with it. `python_s`: `python -c pass`, the yardstick.
+came with it. `python_s`: `python -c pass`, the yardstick. `help_cpu_s`: processor seconds of the
+command, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -47,16 +49,23 @@ def main() -> None:
 def measure(turns: int) -> dict[str, float | bool]:
     """Median seconds of each way."""
     found: list[bool] = []
+    cpu_seconds: list[float] = []
 
     def seconds_of_import() -> float:
         seconds, has_torch = output(sys.executable, "-c", IMPORT).split()
         found.append(has_torch == "True")
         return float(seconds)
 
+    def seconds_of_help() -> float:
+        before = children_cpu_seconds()
+        seconds = seconds_of(*command(), "--help")
+        cpu_seconds.append(children_cpu_seconds() - before)
+        return seconds
+
     ways: dict[str, Callable[[], float]] = {
         "python_s": lambda: seconds_of(sys.executable, "-c", "pass"),
         "import_s": seconds_of_import,
-        "help_s": lambda: seconds_of(*command(), "--help"),
+        "help_s": seconds_of_help,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
@@ -65,7 +74,8 @@ def measure(turns: int) -> dict[str, float | bool]:
             if turn:
                 seconds[name].append(spent)
     result: dict[str, float | bool] = {name: float(np.median(x)) for name, x in seconds.items()}
-    return {**result, "imports_torch": any(found)}
+    help_cpu = float(np.median(cpu_seconds[1:]))
+    return {**result, "help_cpu_s": help_cpu, "imports_torch": any(found)}
 
 
 def command() -> list[str]:
@@ -79,6 +89,12 @@ def seconds_of(*words: str) -> float:
     begin = time.perf_counter()
     output(*words)
     return time.perf_counter() - begin
+
+
+def children_cpu_seconds() -> float:
+    """Processor time of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def output(*words: str) -> str:

@@ -188,7 +188,7 @@ class SvmConfig(Config):
     data: Path
     layout: str = "auto"
     points: int | None = Field(None, gt=0)  # first points of each shape; None: by layout
-    C: float | None = Field(None, gt=0)  # None: by layout
+    C: float | None = Field(None, gt=0)  # None: the published one, else by cross-validation
     batch_size: int = Field(32, gt=0)
     limit: int | None = Field(None, gt=0)
     seed: int = 0

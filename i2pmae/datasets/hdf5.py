@@ -135,6 +135,9 @@ class Hdf5Source(ShapeSource):
 _CACHES = ("_lock", "_whole", "_blocks")
 
 
+MODELNET40_C = 0.0093  # published for the linear SVM
+
+
 class ModelNetHdf5(Hdf5Source):
     """ModelNet10 or ModelNet40 in the layout of `modelnet40_ply_hdf5_2048`.
 
@@ -147,7 +150,6 @@ class ModelNetHdf5(Hdf5Source):
 
     layout = "modelnet-hdf5"
     recipe = "finetune-modelnet40"
-    svm_c = 0.0093
 
     def __init__(self, root: Path, *, split: str, limit: int | None, points: int, seed: int):
         class_names = read_names(root / "shape_names.txt", "the name of each class, one a line")
@@ -161,6 +163,7 @@ class ModelNetHdf5(Hdf5Source):
         super().__init__(
             root, class_names, files, split=split, limit=limit, points=points, seed=seed
         )
+        self.svm_c = MODELNET40_C if len(class_names) == 40 else None
 
 
 def lists_to_read(root: Path, pattern: str, split: str) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from i2pmae.datasets.files import one_line, plain_name, read_columns, read_names, require_file
-from i2pmae.datasets.hdf5 import lists_to_read
+from i2pmae.datasets.hdf5 import MODELNET40_C, lists_to_read
 from i2pmae.datasets.parsed import ParsedFiles
 from i2pmae.datasets.source import Entry, ShapeSource
 from i2pmae.datasets.unpickling import as_array, read_pickle
@@ -80,7 +80,7 @@ class ModelNetText(ShapeSource):
 
     layout = "modelnet-text"
     recipe = "finetune-modelnet40"
-    svm_c = 0.0093
+    svm_c: float | None = MODELNET40_C
     normalized_points: ClassVar[int | None] = 8192
     uniform: ClassVar[bool] = True
     prefix: ClassVar[str] = "modelnet40"
@@ -123,6 +123,7 @@ class ModelNet10Text(ModelNetText):
     """The ten classes of ModelNet10 in the same folder."""
 
     layout = "modelnet10-text"
+    svm_c = None
     prefix: ClassVar[str] = "modelnet10"
 
 
@@ -138,7 +139,7 @@ class ModelNetPickle(ShapeSource):
 
     layout = "modelnet-pickle"
     recipe = "finetune-modelnet40"
-    svm_c = 0.0093
+    svm_c: float | None = MODELNET40_C
     normalized_points: ClassVar[int | None] = None
     uniform: ClassVar[bool] = True
     hash_contents: ClassVar[bool] = True

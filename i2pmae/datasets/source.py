@@ -57,7 +57,7 @@ class ShapeSource(ABC):
         layout: name of the layout, as `--layout` takes it.
         recipe: name of the fine-tuning recipe of this layout's data set.
         svm_points: points that the linear SVM uses, the first ones; None: all.
-        svm_c: regularisation of the linear SVM.
+        svm_c: published regularisation of the linear SVM; None where nobody published one.
         part_names: name of each part label, or None where shapes have no parts.
         class_parts: per class, the part labels that occur in it, or None without parts.
     """
@@ -65,7 +65,7 @@ class ShapeSource(ABC):
     layout: str
     recipe: str = "finetune-own-data"
     svm_points: int | None = 1024
-    svm_c: float = 0.01
+    svm_c: float | None = None
     part_names: tuple[str, ...] | None = None
     class_parts: tuple[tuple[int, ...], ...] | None = None
 

@@ -15,7 +15,7 @@ from i2pmae.datasets import ShapeSource, open_source
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import DataError
 from i2pmae.evaluation.features import extract_features
-from i2pmae.evaluation.svm import SvmResult, linear_svm
+from i2pmae.evaluation.svm import SvmResult, choose_c, linear_svm
 from i2pmae.loading import load_encoder, random_encoder
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.progress import note, print_table
@@ -49,14 +49,13 @@ def run(config: SvmConfig, *, table: bool = True) -> dict[str, Any]:
             encoder = random_encoder(encoder.config, seed=config.seed)
             name = f"random weights, network of {name}"
     n_points = config.points or train.svm_points
-    c = config.C or train.svm_c
     note(f"{name}: features of {len(train)} training and {len(test)} test shapes")
-    result = _score(
+    result, c = _score(
         encoder.to(device),
         train,
         test,
         n_points=n_points,
-        c=c,
+        c=config.C or train.svm_c,
         batch_size=config.batch_size,
         device=device,
         dtype=pick_dtype(config.precision, device),
@@ -94,7 +93,7 @@ def check(model: PretrainingModel, config: SvmCheckConfig, device: torch.device)
     train, test = _labelled_splits(config.data, "auto", None)
     was_training = model.training
     model.eval()
-    result = _score(
+    result, _ = _score(
         model.features,
         train,
         test,
@@ -153,11 +152,12 @@ def _score(
     test: ShapeSource,
     *,
     n_points: int | None,
-    c: float,
+    c: float | None,
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> SvmResult:
+) -> tuple[SvmResult, float]:
+    """Result of a linear SVM, and its C: `c`, or a chosen one."""
     features, labels = [], []
     for source in (train, test):
         points, split_labels = load_points(source, n_points)
@@ -173,6 +173,10 @@ def _score(
             )
         )
         labels.append(split_labels)
-    return linear_svm(
+    if c is None:
+        c = choose_c(features[0], labels[0])
+        note(f"C = {c:g}, chosen by cross-validation on the training shapes")
+    result = linear_svm(
         features[0], labels[0], features[1], labels[1], C=c, n_classes=len(train.class_names)
     )
+    return result, c

@@ -136,15 +136,15 @@ def test_layouts_know_their_recipe(copy):
     source = open_source(path, layout)
     assert source.layout == layout
     expected = {
-        "modelnet-hdf5": ("finetune-modelnet40", 1024, 0.0093),
+        "modelnet-hdf5": ("finetune-modelnet40", 1024, None),
         "modelnet-text": ("finetune-modelnet40", 1024, 0.0093),
         "modelnet-pickle": ("finetune-modelnet40", 1024, 0.0093),
         "scanobjectnn-obj-bg": ("finetune-scanobjectnn-obj-bg", None, 0.018),
-        "few-shot": ("fewshot-modelnet40", 1024, 0.01),
-        "shapenetpart": ("segment-shapenetpart", 2048, 0.01),
+        "few-shot": ("fewshot-modelnet40", 1024, None),
+        "shapenetpart": ("segment-shapenetpart", 2048, None),
     }
     found = (source.recipe, source.svm_points, source.svm_c)
-    assert found == expected.get(layout, ("finetune-own-data", 1024, 0.01))
+    assert found == expected.get(layout, ("finetune-own-data", 1024, None))
 
 
 def test_published_layouts_are_read_with_another_name_in_front(write, tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from i2pmae.errors import DataError
-from i2pmae.evaluation.svm import linear_svm
+from i2pmae.evaluation.svm import CANDIDATES, choose_c, linear_svm
 
 ROW = np.array([[-2.0, 0], [-1, 0], [1, 0], [2, 0]], dtype=np.float32)
 
@@ -56,3 +56,24 @@ def test_unusable_features_are_one_line(train_x, train_y, message):
 def test_other_numbers_of_features_and_labels_are_refused():
     with pytest.raises(ValueError, match="4 training features, 3 labels"):
         linear_svm(ROW, np.array([0, 0, 1]), ROW, np.array([0, 0, 1, 1]), C=1)
+
+
+def test_regularisation_is_chosen_for_features_that_lie_close_together():
+    # Too strong a value sends all shapes to the larger class.
+    labels = np.repeat([0, 1], [60, 12])
+    features = labels[:, None] + 0.1 * np.random.default_rng(0).standard_normal((72, 3))
+    assert choose_c(features, labels) < choose_c(0.1 * features, labels)
+
+
+def test_regularisation_of_lone_shapes_is_the_strongest():
+    assert choose_c(np.eye(3), np.arange(3)) == CANDIDATES[0]
+
+
+def test_regularisation_of_many_shapes_is_chosen_on_some(monkeypatch):
+    from i2pmae.evaluation import svm
+
+    monkeypatch.setattr(svm, "_MOST", 40)
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(2), 100)
+    features = labels[:, None] + 0.1 * generator.standard_normal((200, 2))
+    assert choose_c(features, labels) in CANDIDATES

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 
 from i2pmae.config import EncoderConfig, HeadConfig
+from i2pmae.geometry.grouping import group
 from i2pmae.model.classifier import Classifier
+from i2pmae.model.masking import carry_to_finer
 from i2pmae.model.official import from_official
 
 RELEASED = {
@@ -55,30 +57,71 @@ def test_number_of_parameters(released):
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("pooling", ["sum", "concat"])
-@pytest.mark.parametrize("training", [True, False])
-def test_logits_agree_with_the_plain_network(pooling, training, make, clouds, twin, tiny):
-    model = make(pooling).train(training)
-    # The plain encoder ends in a LayerNorm per level; here one follows the coarsest.
-    weights = model.state_dict()
-    norms = {f"norms.{i}.{k}": v for i in range(3) for k, v in model.norm.state_dict().items()}
-    encoder = make().encoder.train(training)
-    encoder.norms = torch.nn.ModuleList(torch.nn.LayerNorm(w).double() for w in tiny.widths)
-    norms = {k: v if k.startswith("norms.2") else encoder.state_dict()[k] for k, v in norms.items()}
-    encoder.load_state_dict(
-        {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")} | norms
-    )
-    plain = twin(encoder, "encoder.", n_heads=tiny.n_heads, radii=(0.6, 0.9, 1.3)).plain
-    from i2pmae.geometry.grouping import group
-
-    grouping = group(clouds, tiny.n_centers, tiny.group_sizes)
-    masks = [torch.zeros(3, n, dtype=torch.bool) for n in tiny.n_centers]
-    tokens = plain.encode(grouping, masks)[2]
+def slow_logits(model: Classifier, points: Tensor, pooling: str) -> Tensor:
+    """Head layer by layer, on the encoder's tokens."""
+    grouping = group(points, model.config.n_centers, model.config.group_sizes)
+    tokens = model.encoder(grouping)[2]
+    tokens = (tokens - tokens.mean(dim=2, keepdim=True)) / (
+        tokens.var(dim=2, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    tokens = tokens * model.norm.weight + model.norm.bias
     mean, largest = tokens.mean(dim=1), tokens.max(dim=1)[0]
     x = mean + largest if pooling == "sum" else torch.cat([mean, largest], dim=1)
-    for linear, norm in ((0, 1), (4, 5)):
-        x = x @ weights[f"head.{linear}.weight"].T + weights[f"head.{linear}.bias"]
-        w, b, m, v = (weights[f"head.{norm}.{k}"] for k in ("weight", "bias", "running_mean", "running_var"))
-        x = F.batch_norm(x, m.clone(), v.clone(), w, b, training).relu()
-    expected = x @ weights["head.8.weight"].T + weights["head.8.bias"]
+    first, first_norm, _, _, second, second_norm, _, _, last = model.head
+    for linear, norm in ((first, first_norm), (second, second_norm)):
+        x = x @ linear.weight.T + linear.bias
+        moments = norm.running_mean, norm.running_var
+        if model.training:
+            moments = x.mean(dim=0), x.var(dim=0, correction=0)
+        x = (x - moments[0]) / (moments[1] + 1e-5).sqrt() * norm.weight + norm.bias
+        x = x.clamp(min=0)
+    return x @ last.weight.T + last.bias
+
+
+@pytest.mark.parametrize("pooling", ["sum", "concat"])
+@pytest.mark.parametrize("training", [True, False])
+def test_logits_agree_with_the_plain_head(pooling, training, make, clouds):
+    model = make(pooling).train(training)
+    expected = slow_logits(model, clouds, pooling)
     torch.testing.assert_close(model(clouds), expected)
+
+
+def test_every_weight_gets_a_gradient(make, clouds):
+    model = make(dropout=0.5, drop_path=0.2).train()
+    torch.manual_seed(0)
+    model(clouds).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert sum(p.grad.any().item() for p in model.parameters()) > 0.8 * len([*model.parameters()])
+
+
+def test_a_cloud_alone_and_in_any_order_has_the_same_logits(make, clouds):
+    model = make().eval()
+    expected = model(clouds)
+    torch.testing.assert_close(model(clouds[1:2]), expected[1:2])
+    torch.testing.assert_close(model(clouds.flip(0)), expected.flip(0))
+
+
+def test_all_tokens_are_seen(make, clouds):
+    """Points of finer groups that belong to no coarser group count too."""
+    model = make(radii=None, n_centers=(24, 6, 4)).eval()
+    grouping = group(clouds, model.config.n_centers, model.config.group_sizes)
+    unreached = carry_to_finer(torch.zeros(3, 6).bool(), grouping.neighbor_indices[1], 24)
+    assert unreached.any()
+    found = model.encoder(grouping)
+    assert [x.shape[1] for x in found] == [24, 6, 4]
+    # Moving a group that no coarser group holds changes what the others attend to.
+    b, g = unreached.nonzero()[0].tolist()
+    changed = grouping.neighborhoods[0].clone()
+    changed[b, g] += 1
+    moved = grouping._replace(neighborhoods=[changed, *grouping.neighborhoods[1:]])
+    assert not torch.allclose(model.encoder(moved)[2][b], found[2][b])
+
+
+def test_float32_and_bfloat16_are_close_to_float64(make, clouds):
+    model = make().eval()
+    expected = model(clouds)
+    model.float()
+    torch.testing.assert_close(model(clouds).double(), expected, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(clouds)
+    assert (found - expected).norm() < 0.05 * expected.norm()
