@@ -95,4 +95,5 @@ class _ChunkedAttention(torch.autograd.Function):
 
 def _split(qkv: Tensor, n_heads: int) -> Tensor:
     """(B, L, 3 C) as (3, B, heads, L, C / heads)."""
-    return qkv.unflatten(2, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
+    parts: Tensor = qkv.unflatten(2, (3, n_heads, -1))
+    return parts.permute(2, 0, 3, 1, 4)

@@ -41,7 +41,7 @@ def spread_maximum(gradient: Tensor, where: Tensor, rows: Tensor, size: int) -> 
     """Gradient (M K, C) of `group_maximum` for its rows, of which only the shape is used."""
     pooled = (*gradient.shape, 1, 1)
     kernel = (size, 1)
-    spread = torch.ops.aten.max_pool2d_with_indices_backward(
+    spread: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
         gradient.reshape(pooled),
         _as_images(rows, size),
         kernel,
@@ -215,9 +215,7 @@ class GatheredTokens(torch.autograd.Function):
         return d_features.to(features), None, d_offsets, d_out_weight.to(out_weight)
 
 
-def _tokens(
-    part: Tensor, offsets: Tensor, out_weight: Tensor, size: int
-) -> tuple[Tensor, Tensor]:
+def _tokens(part: Tensor, offsets: Tensor, out_weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Tokens and where they were found; `part` becomes the ReLU's output."""
     part.view(len(offsets), size, -1).add_(offsets[:, None]).relu_()
     return group_maximum(part @ out_weight.T, size)
@@ -253,7 +251,10 @@ def _as_images(rows: Tensor, size: int) -> Tensor:
 
 def _relu_gradient(gradient: Tensor, output: Tensor) -> Tensor:
     """Gradient before a ReLU from that behind it, in place."""
-    return torch.ops.aten.threshold_backward.grad_input(gradient, output, 0, grad_input=gradient)
+    before: Tensor = torch.ops.aten.threshold_backward.grad_input(
+        gradient, output, 0, grad_input=gradient
+    )
+    return before
 
 
 def _weighted(rows: Tensor, counted: Tensor | None, groups: slice, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Hierarchical decoder: mask tokens, and propagation back to finer levels (section 3.1)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class Decoder(nn.Module):
             Block(width, n_heads, rate) for width, rate in zip(decoded, rates, strict=True)
         )
         self.propagations = nn.ModuleList(
-            Propagation(coarse, width) for coarse, width in zip(decoded, decoded[1:], strict=False)
+            Propagation(coarse, width) for coarse, width in pairwise(decoded)
         )
         self.norm = nn.LayerNorm(decoded[-1])
         nn.init.trunc_normal_(self.mask_token, std=0.02)

@@ -1,6 +1,7 @@
 """Hierarchical encoder: visible tokens only, level by level (section 3.1 of the paper)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
         self.radii = radii
         inner = (embedding_width, 2 * embedding_width, 4 * embedding_width)
         self.embeddings = nn.ModuleList([PointEmbedding(3, inner, widths[0])])
-        for finer, width in zip(widths, widths[1:], strict=False):
+        for finer, width in pairwise(widths):
             self.embeddings.append(TokenMerging(finer, (finer, finer, width), width))
         self.positions = nn.ModuleList(PositionEmbedding(width) for width in widths)
         rates = drop_path_rates(drop_path, depths)
@@ -82,7 +83,7 @@ class Encoder(nn.Module):
             else:
                 tokens = embedded = self._embed_visible(level, grouping, packings, finer)
             if packing is not None:
-                centers = gather_rows(centers, packing.kept)  # noqa: PLW2901
+                centers = gather_rows(centers, packing.kept)
             attend = self._permissions(level, centers, packing)
             tokens = self.blocks[level](tokens, self.positions[level](centers), attend)
             outputs.append(tokens)

@@ -23,9 +23,7 @@ class FeatureLoss(nn.Linear):
     def __init__(self, width: int, size: int, n_values: int):
         super().__init__(width, size * n_values)
 
-    def loss(
-        self, tokens: Tensor, targets: Tensor, neighbors: Tensor, counted: Tensor
-    ) -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, neighbors: Tensor, counted: Tensor) -> Tensor:
         """Mean squared error over the tokens that count.
 
         Args:

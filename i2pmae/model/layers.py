@@ -1,5 +1,7 @@
 """Transformer block and its parts; what several parts of the networks share."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,9 @@ class PositionEmbedding(nn.Sequential):
 
     def forward(self, centers: Tensor) -> Tensor:
         """Coordinates to embeddings."""
-        embedded: Tensor = super().forward(centers.to(self[0].weight.dtype))
+        embedded = centers.to(next(self.parameters()).dtype)
+        for layer in self:
+            embedded = layer(embedded)
         return embedded
 
 
@@ -56,7 +60,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, L, C) to (B, L, C); `bias` as in `Attention`."""
         x = x + self.drop_path(self.attention(self.attention_norm(x), bias))
-        return x + self.drop_path(self.mlp(self.mlp_norm(x)))
+        added: Tensor = self.drop_path(self.mlp(self.mlp_norm(x)))
+        return x + added
 
 
 class Transformer(nn.ModuleList):
@@ -82,7 +87,7 @@ class Transformer(nn.ModuleList):
         return x
 
 
-def drop_path_rates(last: float, depths: list[int]) -> list[list[float]]:
+def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
     """Rates that grow linearly from 0 over all blocks, split by level."""
     total = sum(depths)
     rates = [last * i / max(total - 1, 1) for i in range(total)]

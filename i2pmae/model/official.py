@@ -180,7 +180,8 @@ def _rules(kind: Kind, to_ours: bool) -> Iterator[Rule]:
             source, target = target, source
         pattern = re.escape(source).replace(r"\#", r"(\d+)") + rf"\.({suffix})"
         numbers = iter(range(1, source.count("#") + 2))
-        template = re.sub("#", lambda _, n=numbers: rf"\{next(n)}", target)
+        parts = target.split("#")
+        template = parts[0] + "".join(rf"\{next(numbers)}{part}" for part in parts[1:])
         template += rf".\{source.count('#') + 1}"
         yield re.compile(pattern), template, theirs.endswith("*")
     for theirs, ours in _WHOLE_KEYS.items():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from i2pmae.config import EncoderConfig, MaskingConfig, TargetConfig
 from i2pmae.geometry.chamfer import chamfer_l2
-from i2pmae.geometry.grouping import Grouping, gather_rows, group, point_indices
+from i2pmae.geometry.grouping import Grouping, group, point_indices
 from i2pmae.geometry.projection import back_project
 from i2pmae.model.decoder import Decoder
 from i2pmae.model.encoder import Encoder

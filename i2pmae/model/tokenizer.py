@@ -98,6 +98,11 @@ class GroupCounts:
 class RowNorm(nn.BatchNorm1d):
     """BatchNorm over rows (M, C), or its affine map where the moments are known beforehand."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def map_of(self, moments: Moments, count: Tensor | int) -> Affine:
         """Map for a batch of these moments over `count` rows; updates the running statistics."""
         with torch.no_grad():
@@ -231,7 +236,7 @@ class TokenMerging(TokenEmbedding):
         """
         weight = self.point_in.weight
         dtype = product_dtype(weight)
-        counts = GroupCounts(counted, *neighbors.shape, weight)
+        counts = GroupCounts(counted, neighbors.shape[0], neighbors.shape[1], weight)
         flat = neighbors.flatten()
         with torch.autocast(weight.device.type, enabled=False):
             members = counts.memberships(flat, len(finer), weight)
