@@ -3,6 +3,11 @@
 #   docker run --gpus all -v "$PWD:/work" i2pmae extract-2d shapes --cache cache/shapes.zarr
 FROM python:3.11-slim
 
+# Triton builds its launcher with a C compiler at run time.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 RUN useradd --create-home --uid 1000 i2pmae \
     && python -m venv /opt/i2pmae \
     && mkdir /work \

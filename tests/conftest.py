@@ -3,13 +3,15 @@
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from i2pmae.progress import configure
 
 SHARED = Path(os.environ.get("I2PMAE_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -60,6 +62,13 @@ def _filled(key: str, shape: list[int], kind: str) -> Tensor:
         case _:
             raise ValueError(f"{key} is of kind {kind}, which rule B does not know")
     return torch.from_numpy(np.asarray(value).astype(np.float32))
+
+
+@pytest.fixture(autouse=True)
+def _plain_console() -> Iterator[None]:
+    """Commands run with `--json` keep stdout for it until the process ends; tests share one."""
+    yield
+    configure()
 
 
 @pytest.fixture(scope="session")

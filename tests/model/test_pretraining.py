@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -36,11 +37,15 @@ class Batch:
         values = {"masked": self.masked} | changes
         return model(self.points, self.features, self.saliency, self.pixels, **values)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Every tensor changed alike."""
+        other = Batch.__new__(Batch)
+        other.__dict__ = {name: change(value) for name, value in vars(self).items()}
+        return other
+
     def of(self, clouds: list[int]) -> "Batch":
         """Some of the clouds, in this order."""
-        other = Batch.__new__(Batch)
-        other.__dict__ = {name: value[clouds] for name, value in vars(self).items()}
-        return other
+        return self.map(lambda value: value[clouds])
 
 
 @pytest.fixture
@@ -160,6 +165,19 @@ def test_room_for_hidden_tokens_changes_nothing(make, batch, monkeypatch):
     for ours, theirs in zip(loose.parameters(), tight.parameters(), strict=True):
         if theirs.grad is not None:
             torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("embed", ["all", "visible"])
+def test_a_gpu_computes_the_same(embed, make, batch):
+    on_cpu, on_gpu = make(embed), make(embed).cuda()
+    expected, found = batch.step(on_cpu), batch.map(Tensor.cuda).step(on_gpu)
+    torch.testing.assert_close(found.loss.cpu(), expected.loss, rtol=1e-5, atol=1e-6)
+    expected.loss.backward()
+    found.loss.backward()
+    for ours, theirs in zip(on_gpu.parameters(), on_cpu.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad.cpu(), theirs.grad, rtol=1e-4, atol=1e-5)
 
 
 def hidden_points(output, n_points: int) -> Tensor:
