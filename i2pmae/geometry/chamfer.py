@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 
-def chamfer_l2(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
+def chamfer_l2(a: Tensor, b: Tensor, counted: Tensor | None = None) -> Tensor:
     """Mean squared distance to the nearest point of the other set, both directions added.
 
     Args:
         a: (M, K, 3) float, M sets of K points.
         b: (M, L, 3) float, the sets they are compared with.
-        weights: (M,) float or bool, how much each set counts in the mean; None: all alike.
+        counted: (M,) bool, sets that count in the mean; None: all.
 
     Returns:
         Scalar, at least float32, in squared units of the points; 0 where no set counts.
@@ -20,7 +20,6 @@ def chamfer_l2(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     a, b = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (a, b))
     distances = (a[:, :, None] - b[:, None]).square().sum(dim=-1)
     per_set = distances.min(dim=2).values.mean(dim=1) + distances.min(dim=1).values.mean(dim=1)
-    if weights is None:
+    if counted is None:
         return per_set.mean()
-    weights = weights.to(per_set)
-    return (per_set * weights).sum() / weights.sum().clamp(min=1)
+    return (per_set * counted).sum() / counted.sum().clamp(min=1)

@@ -61,8 +61,8 @@ class _ChunkedAttention(torch.autograd.Function):
         _, batch, _, length, head = parts.shape
         parts[0] *= head**-0.5
         found = torch.empty_like(parts[0])
-        chunks = torch.arange(batch).split(max(1, CHUNK_SCORES // (n_heads * length**2)))
-        ctx.chunks = [slice(int(c[0]), int(c[-1]) + 1) for c in chunks]
+        step = max(1, CHUNK_SCORES // (n_heads * length**2))
+        ctx.chunks = [slice(start, start + step) for start in range(0, batch, step)]
         weights = []
         for chunk in ctx.chunks:
             q, k, v = parts[:, chunk].flatten(1, 2)

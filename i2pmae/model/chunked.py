@@ -132,6 +132,7 @@ class GroupTokens(torch.autograd.Function):
         offsets: (M, D), added to every row of the group.
         out_weight: (E, D), V.
         size: K.
+        keep: whether there may be a backward pass.
 
     Returns of `apply`:
         (M, E).
@@ -139,7 +140,13 @@ class GroupTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, features: Tensor, weight: Tensor, offsets: Tensor, out_weight: Tensor, size: int
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        offsets: Tensor,
+        out_weight: Tensor,
+        size: int,
+        keep: bool = True,
     ) -> Tensor:
         tokens = features.new_empty(len(offsets), len(out_weight))
         where = torch.empty_like(tokens, dtype=torch.int64)
@@ -147,7 +154,7 @@ class GroupTokens(torch.autograd.Function):
         for groups, rows in _chunks(len(offsets), size, features.device):
             part = features[rows] @ weight.T
             tokens[groups], where[groups] = _tokens(part, offsets[groups], out_weight, size)
-            if any(ctx.needs_input_grad):
+            if keep:
                 hidden.append(part)
         ctx.save_for_backward(features, weight, out_weight, where, *hidden)
         ctx.size = size
@@ -167,7 +174,14 @@ class GroupTokens(torch.autograd.Function):
             d_out_weight += d_out
             d_weight += d_part.T @ features[rows]
             torch.mm(d_part, weight, out=d_features[rows])
-        return d_features, d_weight.to(weight), d_offsets, d_out_weight.to(out_weight), None
+        return (
+            d_features,
+            d_weight.to(weight),
+            d_offsets,
+            d_out_weight.to(out_weight),
+            None,
+            None,
+        )
 
 
 class GatheredTokens(torch.autograd.Function):
@@ -178,6 +192,7 @@ class GatheredTokens(torch.autograd.Function):
         neighbors: (M, K) int64 into the features, the members of each group.
         offsets: (M, D), added to every member of the group.
         out_weight: (E, D), V.
+        keep: whether there may be a backward pass.
 
     Returns of `apply`:
         (M, E).
@@ -185,7 +200,12 @@ class GatheredTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, features: Tensor, neighbors: Tensor, offsets: Tensor, out_weight: Tensor
+        ctx: Any,
+        features: Tensor,
+        neighbors: Tensor,
+        offsets: Tensor,
+        out_weight: Tensor,
+        keep: bool = True,
     ) -> Tensor:
         size, flat = neighbors.shape[1], neighbors.flatten()
         tokens = features.new_empty(len(offsets), len(out_weight))
@@ -194,7 +214,7 @@ class GatheredTokens(torch.autograd.Function):
         for groups, rows in _chunks(len(offsets), size, features.device):
             part = features.index_select(0, flat[rows])
             tokens[groups], where[groups] = _tokens(part, offsets[groups], out_weight, size)
-            if any(ctx.needs_input_grad):
+            if keep:
                 hidden.append(part)
         ctx.save_for_backward(features, neighbors, out_weight, where, *hidden)
         return tokens
@@ -212,7 +232,7 @@ class GatheredTokens(torch.autograd.Function):
             )
             d_out_weight += d_out
             d_features.index_add_(0, flat[rows], d_part.to(d_features))
-        return d_features.to(features), None, d_offsets, d_out_weight.to(out_weight)
+        return d_features.to(features), None, d_offsets, d_out_weight.to(out_weight), None
 
 
 def _tokens(part: Tensor, offsets: Tensor, out_weight: Tensor, size: int) -> tuple[Tensor, Tensor]:

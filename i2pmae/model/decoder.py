@@ -58,9 +58,12 @@ class Propagation(nn.Module):
             coarse_tokens: (B, G', C') of the coarser level.
             coarse_centers: (B, G', 3) in the same order.
         """
-        carried = interpolate(centers, coarse_centers, coarse_tokens)
-        rows = torch.cat([seen, carried], dim=-1).flatten(0, 1)
-        rows = F.gelu(self.fuse_norm(self.fuse(rows)))
+        # The layer acts on [seen, interpolated]. Being linear, it may act before interpolation,
+        # on the few coarse tokens.
+        of_seen, of_coarse = self.fuse.weight.tensor_split([seen.shape[-1]], dim=1)
+        carried = interpolate(centers, coarse_centers, F.linear(coarse_tokens, of_coarse))
+        fused = F.linear(seen, of_seen, self.fuse.bias) + carried
+        rows = F.gelu(self.fuse_norm(fused.flatten(0, 1)))
         inner = F.gelu(self.first_norm(self.first(rows)))
         rows = F.gelu(self.second_norm(self.second(inner)) + rows)
         return rows.view_as(seen)
@@ -80,7 +83,7 @@ class Decoder(nn.Module):
     def __init__(self, widths: Sequence[int], n_heads: int, drop_path: float = 0.0):
         super().__init__()
         decoded = list(widths[:0:-1])  # coarse to fine
-        rates = torch.linspace(0, drop_path, len(decoded)).tolist()
+        rates = [drop_path * step / max(len(decoded) - 1, 1) for step in range(len(decoded))]
         self.mask_token = nn.Parameter(torch.zeros(1, decoded[0]))
         self.positions = nn.ModuleList(PositionEmbedding(width) for width in decoded)
         self.blocks = nn.ModuleList(

@@ -44,6 +44,7 @@ class FeatureLoss(nn.Linear):
                 targets.to(dtype),
                 neighbors,
                 counted,
+                torch.is_grad_enabled(),
             )
         return found / (counted.sum() * len(self.weight)).clamp(min=1)
 
@@ -60,10 +61,10 @@ class _SquaredError(torch.autograd.Function):
         targets: Tensor,
         neighbors: Tensor,
         counted: Tensor,
+        needed: bool,
     ) -> Tensor:
         size, exact = neighbors.shape[1], torch.promote_types(tokens.dtype, torch.float32)
         total = tokens.new_zeros((), dtype=exact)
-        needed = any(ctx.needs_input_grad)
         d_tokens = torch.zeros_like(tokens, dtype=exact)
         d_weight, d_bias = torch.empty_like(weight), torch.empty_like(bias)
         weights, biases = weight.chunk(size), bias.chunk(size)
@@ -83,4 +84,4 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, ...]:
         factor = 2 * d_total
-        return (*(factor.to(d.dtype) * d for d in ctx.saved_tensors), None, None, None)
+        return (*(factor.to(d.dtype) * d for d in ctx.saved_tensors), None, None, None, None)

@@ -131,8 +131,9 @@ def test_bfloat16_weights_give_bfloat16_rows_and_float32_sums():
     assert tokens.dtype == torch.bfloat16
 
 
-def test_nothing_is_kept_for_a_backward_pass_that_will_not_come():
-    features, weight = noise(12, 4), noise(5, 4).requires_grad_()
+def test_without_gradients_tokens_are_the_same():
+    values = [noise(12, 4), noise(5, 4).requires_grad_(), noise(2, 5), noise(3, 5)]
     with torch.no_grad():
-        found = GroupTokens.apply(features, weight, noise(2, 5), noise(3, 5), 6)
+        found = GroupTokens.apply(*values, 6)
     assert not found.requires_grad
+    assert torch.equal(found, GroupTokens.apply(*values, 6))

@@ -5,6 +5,7 @@ import pickle
 import resource
 import signal
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -99,24 +100,32 @@ def test_values_that_could_not_be_read_back_are_refused_before_writing(tmp_path,
     assert os.listdir(tmp_path) == []
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file may grow past 2 kB, as if the disk were full."""
+    """No file may grow past 2 kB, as if the disk were full.
+
+    Only around the call in question: the limit holds for the file that pytest's output goes to.
+    """
     old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, old_limit[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
-    signal.signal(signal.SIGXFSZ, old_handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+        signal.signal(signal.SIGXFSZ, old_handler)
 
 
 @pytest.mark.parametrize("name", ["last.pt", "last.safetensors"])
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_the_old_file_intact(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"old")
-    with pytest.raises(CheckpointError, match=f"cannot write .*{name}: .*Make room"):
-        save_network(path, Network(width=1000))
+    network = Network(width=1000)
+    with (
+        pytest.raises(CheckpointError, match=f"cannot write .*{name}: .*Make room"),
+        full_disk(),
+    ):
+        save_network(path, network)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == [name]
 

@@ -1,0 +1,137 @@
+"""Every script runs and prints one JSON object with the keys that are documented."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+STEP_SIZES = ("step_seconds_by_batch", "step_mb_by_batch", "step_seconds_by_points")
+FIDELITY = ("features_vs_fp32", "all_vs_fp32", "cosine", "bytes_per_shape")
+
+
+def run(script: str, *options: str) -> dict:
+    """What a script prints, which must be nothing but one JSON object."""
+    command = [sys.executable, FOLDER / script, "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a script by its name."""
+    monkeypatch.syspath_prepend(FOLDER)
+    imported = []
+
+    def load(name: str) -> ModuleType:
+        imported.append(name)
+        return importlib.import_module(name)
+
+    yield load
+    for name in {*imported, "reader"}:
+        sys.modules.pop(name, None)
+
+
+def test_the_readme_describes_every_script():
+    readme = (FOLDER / "README.md").read_text()
+    scripts = {file.name for file in FOLDER.glob("*.py")}
+    assert {name for name in scripts if f"## `{name}`" not in readme} == set()
+
+
+def test_startup():
+    found = run("startup.py", "--quick")
+    assert found["imports_torch"] is False
+    assert 0 < found["import_s"] < found["help_s"]
+    assert found["python_s"] < found["help_s"]
+
+
+def test_reader():
+    found = run("reader.py", "--shapes", "64", "--points", "64", "--turns", "1")
+    assert found.keys() >= {"shapes_per_s", "vs_zarr_oindex", "vs_memory_copy"}
+    assert min(found.values()) > 0
+
+
+@pytest.mark.slow
+def test_extract():
+    found = run("extract.py", "--quick")
+    assert found["overhead"] == found["lite0_overhead"] > 0
+    ratio = found["lite0_bare_shapes_per_s"] / found["lite0_shapes_per_s"]
+    assert ratio == pytest.approx(found["overhead"])  # of a single turn
+
+
+@pytest.mark.slow
+def test_memory_of_extract():
+    found = run("extract.py", "--quick", "--memory")
+    assert found["memory_growth"] == found["peak_rss_mb_24"] / found["peak_rss_mb_8"]
+    assert found["memory_growth"] == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.slow
+def test_store_size():
+    found = run("store_size.py", "--quick")
+    assert found.keys() >= set(FIDELITY)
+    assert found["features_vs_fp32"] < found["all_vs_fp32"] < 1 / 4
+    assert found["cosine"] > 0.999
+
+
+@pytest.mark.slow
+def test_scaling_of_steps():
+    found = run("scaling.py", "--quick", "--only", "step")
+    assert found["exponents"].keys() == {*STEP_SIZES, "step_mb_by_points"}
+    assert found["step_seconds_by_batch"].keys() == {"2", "4"}
+    assert 0 < found["step_mb_by_batch"]["2"] < found["step_mb_by_batch"]["4"]
+
+
+@pytest.mark.slow
+def test_scaling_of_stores_and_threads():
+    found = run("scaling.py", "--quick", "--only", "store", "reader")
+    assert found["open_seconds_by_shapes"].keys() == {"100", "1000"}
+    assert found["first_batch_seconds_by_shapes"].keys() == {"100", "1000"}
+    assert found["reader_shapes_per_s_by_threads"].keys() == {"1", "2"}
+    assert found["exponents"].keys() == found.keys() - {"exponents"}
+
+
+def test_exponents_are_slopes_of_the_logarithms(module):
+    exponent = module("scaling").exponent
+    assert exponent({1: 3.0, 10: 300.0, 100: 30000.0}) == pytest.approx(2)
+    assert exponent({100: 0.5, 10000: 0.5}) == pytest.approx(0)
+    assert exponent({7: 1.0}) == 0
+
+
+class TestSmallerEncodings:
+    @pytest.fixture
+    def features(self):
+        """Three shapes whose channels depend on one another; some patches are not read."""
+        generator = np.random.default_rng(0)
+        mixing = generator.standard_normal((24, 512)) * np.geomspace(3, 0.01, 24)[:, None]
+        features = generator.standard_normal((3, 1, 8, 8, 24)) @ mixing
+        features[generator.random((3, 1, 8, 8)) < 0.2] = 0
+        return features.astype(np.float32)
+
+    def test_components_come_back_to_half_a_step(self, module, features):
+        script = module("store_size")
+        basis = script.principal_components(features.reshape(-1, 512))
+        assert np.allclose(basis.T @ basis, np.eye(512), atol=1e-4)
+        codes, scale = script.quantize_components(features @ basis, 0.1)
+        assert codes.dtype == np.int8
+        error = np.abs(codes * scale[:, None, None, None] - features @ basis)
+        assert (error <= 0.501 * scale[:, None, None, None]).all()
+        assert not codes[~features.any(axis=-1)].any()
+
+    def test_codebooks_find_the_nearest_entry(self, module, features):
+        script = module("store_size")
+        known = features[features.any(axis=-1)]
+        books = script.codebooks(np.tile(known, (4, 1)))
+        codes, decoded = script.nearest_entries(features, books)
+        part = features[0, 0, 0, 1, 8:16]
+        distances = np.square(books[1].numpy() - part).sum(axis=1)
+        assert features[0, 0, 0, 1].any()
+        assert distances[codes[0, 0, 0, 1, 1]] == pytest.approx(distances.min(), abs=1e-5)
+        assert np.array_equal(decoded[0, 0, 0, 1, 8:16], books[1][codes[0, 0, 0, 1, 1]].numpy())
+        assert not decoded[~features.any(axis=-1)].any()
