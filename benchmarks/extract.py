@@ -40,7 +40,7 @@ MODELS = {
     "vit_b16": ImageModelConfig(name="ViT-B-16", pretrained="random"),
     "lite0": ImageModelConfig(name="efficientnet-lite0-packaged", pretrained="packaged"),
 }
-SHAPES = {"vit_b16": 32, "lite0": 224}  # per turn: 7 turns extract 224 and 1568
+SHAPES = {"vit_b16": 32, "lite0": 256}  # per turn: 7 turns extract 224 and 1792
 QUICK_SIZE = 64  # pixels
 CLOUDS = 96  # different ones; a longer list repeats them
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import queue
-import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from i2pmae.config import ExtractConfig, to_plain
 from i2pmae.datasets import ShapeSource, open_source
@@ -32,11 +34,12 @@ from i2pmae.store.schema import DONE, SKIPPED, StoreSpec, arrays
 from i2pmae.store.writer import StoreWriter, open_writer
 
 _LISTED = 10  # unusable shapes that an error names
-_AHEAD = 4  # batches loaded before they are needed
+_AT_ONCE = 4  # batches, at most
 
 Depth = Literal["sum", "nearest"]
 Arrays = dict[str, NDArray[Any]]
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def run(config: ExtractConfig) -> dict[str, Any]:
@@ -169,14 +172,17 @@ def encode_batch(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some shapes of one shard, loaded."""
+    """Some shapes of one shard, and where they go."""
 
     shard: int
-    indices: list[int]
-    points: NDArray[np.float32]  # (B, N, 3)
-    parts: NDArray[np.uint8] | None
-    unusable: dict[int, str]  # shapes of the shard that turned out so while loading
-    is_last: bool  # of its shard
+    rows: slice  # of the shard, shapes
+    values: Arrays  # of the whole shard
+    indices: range
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the shard ends with it."""
+        return self.indices.stop == int(self.rows.stop)
 
 
 def _extract(
@@ -187,48 +193,108 @@ def _extract(
     writer: StoreWriter,
     bad: dict[int, str],
 ) -> dict[str, str]:
-    """Write all pending shards; loading, encoding and writing overlap."""
+    """Write all pending shards; batches of one are encoded while the one before is written."""
     spec = writer.spec
     skipped: dict[str, str] = {}
-    values: Arrays = {}
     write: Future[None] | None = None
     total = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
-    batches = _ahead(_load_batches(config, source, spec, list(writer.pending), bad), _AHEAD)
+
+    def fill(batch: _Batch, image_model: ImageModel) -> dict[int, str]:
+        return _fill(batch, config, source, spec, axes, image_model, bad)
+
+    batches = _batches(config, source, spec, list(writer.pending))
     with (
         ThreadPoolExecutor(max_workers=1) as pool,
+        closing(_several_at_once(fill, batches, image_model)) as filled,
         Progress("extract-2d", total=total) as progress,
     ):
-        for batch in batches:
-            rows = spec.shard(batch.shard)
-            if not values:
-                values = _empty_shard(spec, source, rows)
-            for index, reason in batch.unusable.items():
-                skipped[source.ids[index]] = reason
-            if batch.indices:
-                places = np.asarray(batch.indices) - rows.start
-                _fill(values, places, batch, config, axes, image_model)
+        for batch, unusable in filled:
+            skipped |= {source.ids[index]: reason for index, reason in unusable.items()}
             if batch.is_last:
                 if write is not None:
                     write.result()
-                write = pool.submit(writer.write_shard, batch.shard, values)
-                values = {}
-            progress.advance(len(batch.indices) + len(batch.unusable))
+                write = pool.submit(writer.write_shard, batch.shard, batch.values)
+            progress.advance(len(batch.indices))
         if write is not None:
             write.result()
     return skipped
 
 
+def _batches(
+    config: ExtractConfig, source: ShapeSource, spec: StoreSpec, shards: list[int]
+) -> Iterator[_Batch]:
+    """What is to be done, in order; a batch never crosses a shard's border."""
+    for k in shards:
+        rows = spec.shard(k)
+        values = _empty_shard(spec, source, rows)
+        for start in range(rows.start, rows.stop, config.batch_size):
+            indices = range(start, min(start + config.batch_size, rows.stop))
+            yield _Batch(k, rows, values, indices)
+
+
+def _several_at_once(
+    work: Callable[[Item, ImageModel], Result], items: Iterator[Item], image_model: ImageModel
+) -> Generator[tuple[Item, Result], None, None]:
+    """Items with what `work` returns for them, in their order; some threads do one item each.
+
+    The threads share the cores. Two batches on one core each take less time than one after the
+    other on two cores, which wait for each other after every operation; what is not the image
+    model's work fills no core on its own; and a GPU has work while a CPU prepares more.
+    """
+    n_cores = torch.get_num_threads()
+    n_threads = min(n_cores, _AT_ONCE)
+    idle: queue.SimpleQueue[ImageModel] = queue.SimpleQueue()
+    for copied in _copies(image_model, n_threads):
+        idle.put(copied)
+
+    def run(item: Item) -> Result:
+        mine = idle.get()
+        try:
+            return work(item, mine)
+        finally:
+            idle.put(mine)
+
+    ahead: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(n_threads, "encode", torch.set_num_threads, (n_cores // n_threads,))
+    try:
+        for item in items:
+            ahead.append((item, pool.submit(run, item)))
+            if len(ahead) > n_threads:
+                item, future = ahead.popleft()
+                yield item, future.result()
+        for item, future in ahead:
+            yield item, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_cores)  # threads to come start with the number set last
+
+
+def _copies(image_model: ImageModel, n: int) -> list[ImageModel]:
+    """One image model per thread, for what a call keeps in the network; they share the weights."""
+    shared = {
+        id(tensor): tensor
+        for module in vars(image_model).values()
+        if isinstance(module, nn.Module)
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    return [image_model, *(copy.deepcopy(image_model, dict(shared)) for _ in range(n - 1))]
+
+
 def _fill(
-    values: Arrays,
-    places: NDArray[np.int64],
     batch: _Batch,
     config: ExtractConfig,
+    source: ShapeSource,
+    spec: StoreSpec,
     axes: Tensor,
     image_model: ImageModel,
-) -> None:
-    """Encode a batch into its places in the shard's arrays."""
+    bad: dict[int, str],
+) -> dict[int, str]:
+    """Load and encode a batch into its places in the shard; returns shapes that are unusable."""
+    loaded = _load(batch.indices, config, source, spec, bad)
+    if not loaded.indices:
+        return loaded.unusable
     encoded = encode_batch(
-        torch.from_numpy(batch.points).to(axes.device),
+        torch.from_numpy(loaded.points).to(axes.device),
         axes,
         image_model,
         config.views.depth,
@@ -238,12 +304,14 @@ def _fill(
     rows["depth"] = np.rint(rows["depth"] * 255).astype(np.uint8)
     rows["pixel_shift"] = rows["pixel_shift"].astype(np.int16)
     rows |= encode(rows["features"], config.store.dtype)
-    rows["points"] = batch.points
-    if batch.parts is not None:
-        rows["parts"] = batch.parts
+    rows["points"] = loaded.points
+    if loaded.parts is not None:
+        rows["parts"] = loaded.parts
+    places = np.asarray(loaded.indices) - batch.rows.start
     for name, array in rows.items():
-        values[name][places] = array
-    values["status"][places] = DONE
+        batch.values[name][places] = array
+    batch.values["status"][places] = DONE
+    return loaded.unusable
 
 
 def _empty_shard(spec: StoreSpec, source: ShapeSource, rows: slice) -> Arrays:
@@ -260,31 +328,26 @@ def _empty_shard(spec: StoreSpec, source: ShapeSource, rows: slice) -> Arrays:
     return values
 
 
-def _load_batches(
+@dataclass(frozen=True)
+class _Loaded:
+    """Shapes as they are stored."""
+
+    indices: list[int]
+    points: NDArray[np.float32]  # (B, N, 3)
+    parts: NDArray[np.uint8] | None  # (B, N)
+    unusable: dict[int, str]
+
+
+def _load(
+    wanted: range,
     config: ExtractConfig,
     source: ShapeSource,
     spec: StoreSpec,
-    shards: list[int],
     bad: dict[int, str],
-) -> Iterator[_Batch]:
-    """Shapes of the pending shards; a batch never crosses a shard's border."""
-    for k in shards:
-        rows = spec.shard(k)
-        for start in range(rows.start, rows.stop, config.batch_size):
-            window = range(start, min(start + config.batch_size, rows.stop))
-            yield _load_batch(config, source, spec, k, window, bad)
-
-
-def _load_batch(
-    config: ExtractConfig,
-    source: ShapeSource,
-    spec: StoreSpec,
-    shard: int,
-    window: range,
-    bad: dict[int, str],
-) -> _Batch:
+) -> _Loaded:
+    """Read some shapes; `bad` names those that are known to be unusable."""
     clouds, parts, indices, unusable = [], [], [], {}
-    for index in window:
+    for index in wanted:
         try:
             if index in bad:
                 raise DataError(bad[index])
@@ -307,14 +370,7 @@ def _load_batch(
     if clouds:
         canonical = normalize_to_unit_sphere(torch.from_numpy(np.stack(clouds)))
         points = round_points(canonical.numpy())
-    return _Batch(
-        shard=shard,
-        indices=indices,
-        points=points,
-        parts=np.stack(parts) if parts else None,
-        unusable=unusable,
-        is_last=window.stop == spec.shard(shard).stop,
-    )
+    return _Loaded(indices, points, np.stack(parts) if parts else None, unusable)
 
 
 def _recorded_points(path: Path) -> int | None:
@@ -395,46 +451,3 @@ def _provenance(
         if config.store.dtype == "int8"
         else "none",
     }
-
-
-class _Failure:
-    """An error on its way from the loading thread."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, produced by a thread that stays at most `depth` items ahead."""
-    waiting: queue.Queue[Any] = queue.Queue(depth)
-    stopped = threading.Event()
-    end = object()
-
-    def put(item: Any) -> None:
-        while not stopped.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(end)
-        except BaseException as error:  # handed to the consumer, who raises it
-            put(_Failure(error))
-
-    thread = threading.Thread(target=produce, name="load shapes", daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not end:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
