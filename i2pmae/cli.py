@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from i2pmae import __version__
+from i2pmae.allocator import keep_freed_memory
 from i2pmae.errors import I2PMAEError
 from i2pmae.interrupts import Terminated, raise_terminated
 
@@ -610,6 +611,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 130/143 stopped."""
     signal.signal(signal.SIGTERM, raise_terminated)
+    keep_freed_memory()
     try:
         code = app(standalone_mode=False)  # Ctrl-C comes back as 130
     except I2PMAEError as error:
