@@ -26,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from scaling import peak_megabytes
 
 from i2pmae.config import ExtractConfig, ImageModelConfig
 from i2pmae.datasets import open_source
@@ -202,12 +203,9 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
 
 def peak_of_extraction(options: argparse.Namespace, folder: Path) -> float:
     """Peak resident memory in MB of this process after an extraction with the Lite0."""
-    import resource
-
     config = extract_config(options, "lite0")
     extract(config, load(config), options.peak, folder)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return peak_megabytes()
 
 
 def write_shapes(folder: Path, n_shapes: int, n_points: int) -> None:

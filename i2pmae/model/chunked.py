@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_ROWS = 8192
+CHUNK_BYTES = 4 << 20  # of a chunk's widest layer: what two cores' caches hold
 
 
 def accumulator(device: torch.device) -> torch.dtype:
@@ -89,7 +89,7 @@ class PointFeatures(torch.autograd.Function):
         largest = x.new_empty(n_groups, len(out_weight), dtype=dtype)
         where = torch.empty_like(largest, dtype=torch.int64)
         second = x.new_zeros(width, width, dtype=accumulator(x.device))
-        for groups, rows in _chunks(n_groups, size, x.device):
+        for groups, rows in _chunks(n_groups, size, weight):
             part = features[rows]
             part.copy_(torch.addmm(bias, x[rows], weight.T).relu_())
             largest[groups], where[groups] = group_maximum(part @ out_weight.T, size)
@@ -109,7 +109,7 @@ class PointFeatures(torch.autograd.Function):
         d_out_weight = torch.zeros_like(out_weight, dtype=weight.dtype)
         d_second = (d_second + d_second.T).to(dtype)
         d_sums = d_sums.to(dtype)
-        for groups, rows in _chunks(len(where), size, x.device):
+        for groups, rows in _chunks(len(where), size, weight):
             part, d_part = features[rows], d_features[rows]
             product = part.new_empty(len(part), len(out_weight))
             d_product = spread_maximum(d_largest[groups], where[groups], product, size)
@@ -126,13 +126,15 @@ class PointFeatures(torch.autograd.Function):
 class GroupTokens(torch.autograd.Function):
     """Group maximum of V relu(W features + offset of the group).
 
+    The widest layer is not kept: computing it again costs a product from the cache, reading it
+    back costs as much traffic as everything else here.
+
     Args of `apply`:
         features: (M K, C).
         weight: (D, C), W.
         offsets: (M, D), added to every row of the group.
         out_weight: (E, D), V.
         size: K.
-        keep: whether there may be a backward pass.
 
     Returns of `apply`:
         (M, E).
@@ -146,42 +148,31 @@ class GroupTokens(torch.autograd.Function):
         offsets: Tensor,
         out_weight: Tensor,
         size: int,
-        keep: bool = True,
     ) -> Tensor:
         tokens = features.new_empty(len(offsets), len(out_weight))
         where = torch.empty_like(tokens, dtype=torch.int64)
-        hidden = []
-        for groups, rows in _chunks(len(offsets), size, features.device):
-            part = features[rows] @ weight.T
-            tokens[groups], where[groups] = _tokens(part, offsets[groups], out_weight, size)
-            if keep:
-                hidden.append(part)
-        ctx.save_for_backward(features, weight, out_weight, where, *hidden)
+        for groups, rows in _chunks(len(offsets), size, weight):
+            part = _hidden(features[rows] @ weight.T, offsets[groups], size)
+            tokens[groups], where[groups] = group_maximum(part @ out_weight.T, size)
+        ctx.save_for_backward(features, weight, offsets, out_weight, where)
         ctx.size = size
         return tokens
 
     @staticmethod
     def backward(ctx: Any, d_tokens: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        features, weight, out_weight, where, *hidden = ctx.saved_tensors
+        features, weight, offsets, out_weight, where = ctx.saved_tensors
         d_features = torch.empty_like(features)
         d_weight, d_out_weight = _zeros(weight), _zeros(out_weight)
-        d_offsets = features.new_empty(len(where), len(weight))
-        chunks = _chunks(len(where), ctx.size, features.device)
-        for (groups, rows), part in zip(chunks, hidden, strict=True):
+        d_offsets = torch.empty_like(offsets)
+        for groups, rows in _chunks(len(where), ctx.size, weight):
+            part = _hidden(features[rows] @ weight.T, offsets[groups], ctx.size)
             d_part, d_offsets[groups], d_out = _tokens_gradient(
                 d_tokens[groups], where[groups], part, out_weight, ctx.size
             )
             d_out_weight += d_out
             d_weight += d_part.T @ features[rows]
             torch.mm(d_part, weight, out=d_features[rows])
-        return (
-            d_features,
-            d_weight.to(weight),
-            d_offsets,
-            d_out_weight.to(out_weight),
-            None,
-            None,
-        )
+        return d_features, d_weight.to(weight), d_offsets, d_out_weight.to(out_weight), None
 
 
 class GatheredTokens(torch.autograd.Function):
@@ -192,7 +183,6 @@ class GatheredTokens(torch.autograd.Function):
         neighbors: (M, K) int64 into the features, the members of each group.
         offsets: (M, D), added to every member of the group.
         out_weight: (E, D), V.
-        keep: whether there may be a backward pass.
 
     Returns of `apply`:
         (M, E).
@@ -200,51 +190,43 @@ class GatheredTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any,
-        features: Tensor,
-        neighbors: Tensor,
-        offsets: Tensor,
-        out_weight: Tensor,
-        keep: bool = True,
+        ctx: Any, features: Tensor, neighbors: Tensor, offsets: Tensor, out_weight: Tensor
     ) -> Tensor:
         size, flat = neighbors.shape[1], neighbors.flatten()
         tokens = features.new_empty(len(offsets), len(out_weight))
         where = torch.empty_like(tokens, dtype=torch.int64)
-        hidden = []
-        for groups, rows in _chunks(len(offsets), size, features.device):
-            part = features.index_select(0, flat[rows])
-            tokens[groups], where[groups] = _tokens(part, offsets[groups], out_weight, size)
-            if keep:
-                hidden.append(part)
-        ctx.save_for_backward(features, neighbors, out_weight, where, *hidden)
+        for groups, rows in _chunks(len(offsets), size, out_weight.T):
+            part = _hidden(features.index_select(0, flat[rows]), offsets[groups], size)
+            tokens[groups], where[groups] = group_maximum(part @ out_weight.T, size)
+        ctx.save_for_backward(features, neighbors, offsets, out_weight, where)
         return tokens
 
     @staticmethod
     def backward(ctx: Any, d_tokens: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        features, neighbors, out_weight, where, *hidden = ctx.saved_tensors
+        features, neighbors, offsets, out_weight, where = ctx.saved_tensors
         size, flat = neighbors.shape[1], neighbors.flatten()
         d_features, d_out_weight = _zeros(features), _zeros(out_weight)
-        d_offsets = features.new_empty(len(where), features.shape[1])
-        chunks = _chunks(len(where), size, features.device)
-        for (groups, rows), part in zip(chunks, hidden, strict=True):
+        d_offsets = torch.empty_like(offsets)
+        for groups, rows in _chunks(len(where), size, out_weight.T):
+            part = _hidden(features.index_select(0, flat[rows]), offsets[groups], size)
             d_part, d_offsets[groups], d_out = _tokens_gradient(
                 d_tokens[groups], where[groups], part, out_weight, size
             )
             d_out_weight += d_out
             d_features.index_add_(0, flat[rows], d_part.to(d_features))
-        return d_features.to(features), None, d_offsets, d_out_weight.to(out_weight), None
+        return d_features.to(features), None, d_offsets, d_out_weight.to(out_weight)
 
 
-def _tokens(part: Tensor, offsets: Tensor, out_weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Tokens and where they were found; `part` becomes the ReLU's output."""
+def _hidden(part: Tensor, offsets: Tensor, size: int) -> Tensor:
+    """relu(part + offset of the group), in place."""
     part.view(len(offsets), size, -1).add_(offsets[:, None]).relu_()
-    return group_maximum(part @ out_weight.T, size)
+    return part
 
 
 def _tokens_gradient(
     d_tokens: Tensor, where: Tensor, part: Tensor, out_weight: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `_tokens` for its part, offsets and weight."""
+    """Gradients for `part`, the offsets and `out_weight`; `part` is the ReLU's output."""
     product = part.new_empty(len(part), len(out_weight))
     d_product = spread_maximum(d_tokens, where, product, size)
     d_part = _relu_gradient(d_product @ out_weight, part)
@@ -256,9 +238,10 @@ def _zeros(like: Tensor) -> Tensor:
     return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _chunks(n_groups: int, size: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Slices of groups, and of the rows of these groups."""
-    step = max(1, CHUNK_ROWS // size if device.type == "cpu" else n_groups)
+def _chunks(n_groups: int, size: int, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of groups, and of the rows of these groups; `weight` (D, C) makes D channels."""
+    rows = CHUNK_BYTES // (len(weight) * weight.element_size())
+    step = max(1, rows // size) if weight.device.type == "cpu" else n_groups
     for start in range(0, n_groups, step):
         stop = min(start + step, n_groups)
         yield slice(start, stop), slice(start * size, stop * size)

@@ -189,7 +189,6 @@ class PointEmbedding(TokenEmbedding):
                 (third.scale * of_group + third.shift).to(dtype),
                 self.group_out.weight.to(dtype),
                 counts.size,
-                torch.is_grad_enabled(),
             )
             return tokens + self.group_out.bias.to(dtype)
 
@@ -254,7 +253,6 @@ class TokenMerging(TokenEmbedding):
                 neighbors,
                 (third.scale * of_group + third.shift).to(dtype),
                 self.group_out.weight.to(dtype),
-                torch.is_grad_enabled(),
             )
             return tokens + self.group_out.bias.to(dtype)
 

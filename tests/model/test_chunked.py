@@ -54,13 +54,13 @@ def test_the_first_of_equal_rows_counts():
     assert spread.tolist() == [[0, 1], [1, 0], [0, 0], [1, 1], [0, 0], [0, 0]]
 
 
-# Rows per chunk: less than a group has, a number that the group size does not divide, all.
-@pytest.fixture(params=[1, 20, 8192])
-def chunk_rows(request, monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK_ROWS", request.param)
+# Bytes per chunk: less than a group takes, some groups, all.
+@pytest.fixture(params=[1, 700, 1 << 20])
+def chunk_bytes(request, monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", request.param)
 
 
-@pytest.mark.usefixtures("chunk_rows")
+@pytest.mark.usefixtures("chunk_bytes")
 @pytest.mark.parametrize("counted", [None, [1.0, 0, 1, 1, 0]])
 def test_point_features_and_their_gradients(counted):
     counted = None if counted is None else torch.tensor(counted, dtype=torch.float64)
@@ -78,7 +78,7 @@ def test_point_features_and_their_gradients(counted):
     assert gradcheck(every_output, weights)
 
 
-@pytest.mark.usefixtures("chunk_rows")
+@pytest.mark.usefixtures("chunk_bytes")
 def test_group_tokens_and_their_gradients():
     features, weight, offsets = noise(30, 4), noise(5, 4, seed=1), noise(5, 5, seed=2)
     values = [features, weight, offsets, noise(3, 5, seed=3)]
@@ -89,7 +89,7 @@ def test_group_tokens_and_their_gradients():
     assert gradcheck(lambda *v: GroupTokens.apply(*v, 6), values)
 
 
-@pytest.mark.usefixtures("chunk_rows")
+@pytest.mark.usefixtures("chunk_bytes")
 def test_gathered_tokens_and_their_gradients():
     neighbors = torch.randint(8, (5, 6), generator=torch.Generator().manual_seed(0))
     features, offsets, out_weight = noise(8, 4), noise(5, 4, seed=2), noise(3, 4, seed=3)
@@ -103,7 +103,7 @@ def test_gathered_tokens_and_their_gradients():
 
 
 def test_the_two_in_a_row_have_the_gradients_of_the_slow_versions(monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 700)
     x = noise(42, 3)
     values = [noise(4, 3), noise(4), noise(5, 4, seed=1), noise(5, 4, seed=2), noise(2, 5, seed=3)]
     gradients = []

@@ -124,9 +124,9 @@ def test_counting_all_groups_is_counting_none_in_particular(kind, seeded):
     torch.testing.assert_close(case.tokens(counted), case.tokens())
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 17])
-def test_chunks_change_nothing(chunk_rows, monkeypatch, seeded):
-    monkeypatch.setattr(chunked, "CHUNK_ROWS", chunk_rows)
+@pytest.mark.parametrize("chunk_bytes", [1, 700])
+def test_chunks_change_nothing(chunk_bytes, monkeypatch, seeded):
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", chunk_bytes)
     case = Case("points", seeded).train(True)
     found, expected = case.tokens(), case.slow(case.groups)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
