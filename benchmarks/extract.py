@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from scaling import peak_megabytes
 
+from i2pmae.allocator import keep_freed_memory
 from i2pmae.config import ExtractConfig, ImageModelConfig
 from i2pmae.datasets import open_source
 from i2pmae.device import pick_device, pick_dtype
@@ -61,9 +62,14 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=500, help="shapes, with --memory")
     parser.add_argument("--many", type=int, default=5000, help="shapes, with --memory")
     parser.add_argument("--folder", type=Path, help="where to put shapes and stores")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="set the allocator for both, as the command does"
+    )
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     configure(quiet=True)
+    if options.keep_memory:
+        keep_freed_memory()
     if options.quick:
         options.shapes, options.points, options.turns = 8, 512, 1
         options.few, options.many, options.models = 8, 24, ["lite0"]
@@ -191,6 +197,7 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
     for n_shapes in (options.few, options.many):
         command = [sys.executable, __file__, "--peak", str(n_shapes), "--data", options.data]
         command += ["--points", str(options.points), "--precision", options.precision]
+        command += ["--keep-memory"] * options.keep_memory
         done = subprocess.run(
             [*map(str, command), *["--quick"] * options.quick], stdout=subprocess.PIPE, check=True
         )
