@@ -526,6 +526,51 @@ def zero_shot(
 
 
 @app.command()
+def show(
+    cache: Annotated[Path, typer.Argument(help="Store, or a folder that holds exactly one.")],
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID...", help="Shapes; default: one of each of the first classes."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Pre-trained checkpoint: adds what it reconstructs and predicts."),
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="png (default), svg or pdf.")
+    ] = None,
+    points: Annotated[int | None, typer.Option(help="Points per shape.")] = None,
+    up: Annotated[str | None, typer.Option(help="Axis that points up: y (default) or z.")] = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what the network sees of shapes: depth maps, saliency, features, masks.
+
+    Example: i2pmae show cache/shapes.zarr chair_0001 --checkpoint runs/first/last.pt
+    """
+    from i2pmae.config import ShowConfig, load_config
+
+    config = load_config(
+        ShowConfig,
+        "show",
+        options={
+            "cache": cache,
+            "ids": ids or None,
+            "out": out,
+            "checkpoint": checkpoint,
+            "format": format_,
+            "points": points,
+            "up": up,
+            "seed": seed,
+        },
+    )
+    from i2pmae.stages import show as stage
+
+    _finish(stage.run(config), as_json)
+
+
+@app.command()
 def inspect(
     cache: Annotated[Path, typer.Argument(help="Store, or a folder that holds exactly one.")],
     as_json: AsJson = False,

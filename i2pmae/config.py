@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from i2pmae.errors import ConfigError
+from i2pmae.suggest import suggestion
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -225,6 +226,19 @@ class SimilarConfig(Config):
     data: Path | None = None  # None: where the shapes lay when `vectors` was made
     up: Literal["y", "z"] = "y"  # in the picture
     device: Device = "auto"
+
+
+class ShowConfig(Config):
+    """Settings of `i2pmae show`."""
+
+    cache: Path
+    ids: tuple[str, ...] = ()  # of shapes; none: one of each of the first classes
+    out: Path = Path("pictures")
+    checkpoint: Path | None = None  # of pre-training; adds what it reconstructs
+    format: Literal["png", "svg", "pdf"] = "png"
+    points: int | None = Field(None, gt=0)  # per shape
+    up: Literal["y", "z"] = "y"
+    seed: int = Field(0, ge=0)  # of the points and masks
 
 
 class ZeroShotConfig(Config):
@@ -441,11 +455,7 @@ def find_recipe(recipe: str | Path) -> Path:
     named = recipe_folder() / f"{path.name.removesuffix('.toml')}.toml"
     if path.parent == Path() and named.is_file():
         return named
-    from difflib import get_close_matches
-
-    names = recipe_names()
-    nearest = get_close_matches(path.stem, names, n=1)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are: {', '.join(names)}"
+    hint = suggestion(path.stem, recipe_names())
     raise ConfigError(f"recipe {recipe}: no such file and no recipe of this name; {hint}")
 
 
@@ -513,15 +523,11 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _describe(error: ValidationError, kind: type[Config]) -> str:
     """First problem of a validation error in one line, with the nearest known key."""
-    from difflib import get_close_matches
-
     first, more = error.errors()[0], error.error_count() - 1
     location = [str(part) for part in first["loc"]]
     where = ".".join(location) or "settings"
     if first["type"] == "extra_forbidden":
-        known = _keys_at(kind, location[:-1])
-        nearest = get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(known)}"
+        hint = suggestion(location[-1], _keys_at(kind, location[:-1]))
         text = f"unknown key '{where}'; {hint}"
     elif first["type"] == "missing":
         text = f"'{where}' is required"

@@ -17,6 +17,7 @@ COMMANDS = [
     "embed",
     "similar",
     "zero-shot",
+    "show",
     "inspect",
     "convert",
     "demo",

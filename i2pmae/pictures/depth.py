@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from i2pmae.pictures.style import SALIENCY, color_bar, name_column, name_row, panels, save
 
+_VIEWS_PER_ROW = 4
 _OVERLAY = ListedColormap(
     [(*SALIENCY(value)[:3], 0.9 * value**0.7) for value in np.linspace(0, 1, 256)]
 )
@@ -22,7 +23,9 @@ def draw_depth_maps(
     saliency_maps: NDArray[np.floating],
     names: Sequence[str],
 ) -> Path:
-    """Draw every view of some shapes: its depth map, and saliency over it; one row per shape.
+    """Draw every view of some shapes: its depth map, and saliency over it.
+
+    A shape has one row, or several where it has more than four views.
 
     Saliency runs from the least value of a shape to its 99th percentile, so colors compare the
     views of a shape, not shapes. The less there is, the more of the depth map shines through.
@@ -48,26 +51,35 @@ def draw_depth_maps(
     n_shapes, n_views = depth_maps.shape[:2]
     if depth_maps.dtype == np.uint8:
         depth_maps = depth_maps.astype(np.float32) / 255
-    figure, axes = panels(n_shapes, 2 * n_views, width=1.25, left=0.25, bottom=0.4, together=2)
+    n_rows = -(-n_views // _VIEWS_PER_ROW)
+    n_columns = -(-n_views // n_rows)
+    figure, axes = panels(
+        n_shapes * n_rows, 2 * n_columns, width=1.25, left=0.25, bottom=0.4, together=2
+    )
     for shape in range(n_shapes):
-        name_row(axes[shape, 0], names[shape])
+        name_row(axes[shape * n_rows, 0], names[shape])
         low, high = saliency_maps[shape].min(), np.percentile(saliency_maps[shape], 99)
         relative = ((saliency_maps[shape] - low) / max(high - low, 1e-12)).clip(0, 1)
-        for view in range(n_views):
-            depth = depth_maps[shape, view]
-            plain, over = axes[shape, 2 * view : 2 * view + 2]
+        for place in range(n_rows * n_columns):
+            row, column = divmod(place, n_columns)
+            plain, over = axes[shape * n_rows + row, 2 * column : 2 * column + 2]
+            if place >= n_views:
+                plain.set_visible(False)
+                over.set_visible(False)
+                continue
+            depth = depth_maps[shape, place]
             plain.imshow(depth, cmap="gray", vmin=0, vmax=1)
             over.imshow(0.72 + 0.28 * depth, cmap="gray", vmin=0, vmax=1)
             over.imshow(
-                relative[view],
+                relative[place],
                 cmap=_OVERLAY,
                 vmin=0,
                 vmax=1,
                 interpolation="bicubic",
                 extent=over.get_xlim() + over.get_ylim(),
             )
-    for view in range(n_views):
-        name_column(axes[0, 2 * view], f"depth map {view + 1}")
-        name_column(axes[0, 2 * view + 1], "saliency")
+    for column in range(n_columns):
+        name_column(axes[0, 2 * column], f"depth map {column + 1}" if n_rows == 1 else "depth maps")
+        name_column(axes[0, 2 * column + 1], "saliency")
     color_bar(figure, _OVERLAY, "ignored", "attended")
     return save(figure, path)

@@ -81,28 +81,91 @@ def draw_seen(
     return save(figure, path)
 
 
-def feature_colors(features: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Color points so that similar features look similar, across all shapes given.
+class FeatureColors:
+    """Colors in which similar features look similar, fitted to some features.
 
     The first principal component sets lightness, the second runs from blue to yellow, which
     color-blind readers tell apart, the third from green to red, less strongly.
 
     Args:
-        features: (S, N, C), C at least 3.
+        features: (..., C) that set the components, C at least 3.
+    """
+
+    def __init__(self, features: NDArray[np.floating]) -> None:
+        flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+        self._mean = flat.mean(axis=0)
+        centered = flat - self._mean
+        # Directions of the C x C covariance: the points may be many.
+        directions = np.linalg.eigh(centered.T @ centered)[1][:, ::-1][:, :3]
+        signs = np.sign((directions**3).sum(axis=0))  # else the sign is chance
+        self._directions = directions * np.where(signs == 0, 1, signs)
+        components = centered @ self._directions
+        self._spread = np.maximum(np.percentile(np.abs(components), 98, axis=0), 1e-12)
+
+    def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Red, green, blue in [0, 1], (..., 3), of features (..., C)."""
+        flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+        components = (flat - self._mean) @ self._directions
+        first, second, third = (components / self._spread).clip(-1, 1).T
+        lab = np.stack([60 + 24 * first, 34 * third, 55 * second], axis=1)
+        return _lab_to_rgb(lab).reshape(*features.shape[:-1], 3)
+
+
+def feature_colors(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Color points (S, N, C) by their own `FeatureColors`, across all shapes: (S, N, 3)."""
+    return FeatureColors(features)(features)
+
+
+def draw_predicted_features(
+    path: Path,
+    points: NDArray[np.floating],
+    centers: Sequence[NDArray[np.floating]],
+    targets: Sequence[NDArray[np.floating]],
+    predicted: Sequence[NDArray[np.floating]],
+    names: Sequence[str],
+    *,
+    up: Up = "y",
+) -> Path:
+    """Draw target and predicted features of visible centers, and the error; one row per shape.
+
+    Target and prediction share their colors. Errors run from 0 to the targets' root mean square
+    distance from their mean, which is the error of a network that always says the mean.
+
+    Args:
+        path: `.png`, `.pdf` or `.svg` to write.
+        points: (S, N, 3) the clouds, drawn faintly.
+        centers: per shape (k, 3).
+        targets: per shape (k, C).
+        predicted: per shape (k, C).
+        names: S names, written beside the rows.
+        up: which axis of the clouds points up.
 
     Returns:
-        (S, N, 3) red, green, blue in [0, 1].
+        `path`.
+
+    Raises:
+        DataError: if the file cannot be written.
+        ValueError: if the sequences differ in length.
     """
-    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
-    centered = flat - flat.mean(axis=0)
-    # Directions of the C x C covariance: the points may be many.
-    directions = np.linalg.eigh(centered.T @ centered)[1][:, ::-1][:, :3]
-    signs = np.sign((directions**3).sum(axis=0))  # else the sign is chance
-    components = centered @ (directions * np.where(signs == 0, 1, signs))
-    spread = np.maximum(np.percentile(np.abs(components), 98, axis=0), 1e-12)
-    first, second, third = (components / spread).clip(-1, 1).T
-    lab = np.stack([60 + 24 * first, 34 * third, 55 * second], axis=1)
-    return _lab_to_rgb(lab).reshape(*features.shape[:2], 3)
+    everything = np.concatenate(list(targets))
+    colors = FeatureColors(everything)
+    worst = max(float(np.sqrt(everything.var(axis=0).sum())), 1e-12)
+    heights = [row_height(cloud, _WIDTH, up) for cloud in points]
+    figure, axes = panels(len(names), 3, width=_WIDTH, heights=heights, left=0.25, bottom=0.4)
+    rows = zip(axes, points, centers, targets, predicted, names, strict=True)
+    for row, cloud, at, true, said, name in rows:
+        name_row(row[0], name)
+        error = np.linalg.norm(said - true, axis=1) / worst
+        for panel, color in zip(
+            row, (colors(true), colors(said), SALIENCY(error.clip(0, 1))), strict=True
+        ):
+            draw_points(panel, cloud, FRAME, up=up, relief=0.3)
+            draw_points(panel, at, color, frame=cloud, up=up, relief=_VALUES, scale=1.25)
+    titles = ("target features", "predicted features", "error")
+    for panel, title in zip(axes[0], titles, strict=True):
+        name_column(panel, title)
+    color_bar(figure, SALIENCY, "no error", "as far off as the mean")
+    return save(figure, path)
 
 
 def draw_masks(

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from i2pmae.config import (
     AugmentConfig,
     Device,
@@ -17,22 +15,15 @@ from i2pmae.config import (
     MaskingConfig,
     OptimConfig,
     PretrainConfig,
+    ShowConfig,
     SvmConfig,
 )
-from i2pmae.geometry.transforms import normalize_to_unit_sphere
-from i2pmae.loading import load_pretraining
-from i2pmae.pictures.depth import draw_depth_maps
-from i2pmae.pictures.reconstruction import draw_reconstructions
 from i2pmae.progress import note, print_table
-from i2pmae.stages import extract_2d, pretrain, svm
-from i2pmae.stages.pretrain import pretraining_step
+from i2pmae.stages import extract_2d, pretrain, show, svm
 from i2pmae.stages.run_folder import LAST
-from i2pmae.store import StoreReader, open_cache
-from i2pmae.training.seeding import step_generator
 
 PROCEDURAL = Path("procedural")
 POINTS = 1024
-_DRAWN = 5  # shapes per picture
 SMALL = EncoderConfig(
     n_centers=(128, 64, 32),
     group_sizes=(16, 8, 8),
@@ -43,7 +34,7 @@ SMALL = EncoderConfig(
 
 
 def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
-    """Extract, pre-train, compare with a random encoder, draw two pictures.
+    """Extract, pre-train, compare with a random encoder, draw pictures.
 
     Running it again takes what is there and goes on.
 
@@ -105,7 +96,11 @@ def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
         for random_weights in (True, False)
     ]
     note("4/4 pictures")
-    pictures = _draw(out, store, checkpoint)
+    drawn = show.run(
+        ShowConfig(cache=store, checkpoint=checkpoint, points=POINTS, out=out, seed=seed),
+        table=False,
+    )
+    pictures = list(drawn["pictures"].values())
     print_table(
         "Linear SVM on shapes the encoder has not seen",
         ["encoder", "accuracy %"],
@@ -116,7 +111,7 @@ def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
         "accuracy_pretrained": accuracies[1],
         "store": str(store),
         "checkpoint": str(checkpoint),
-        "pictures": [str(path) for path in pictures],
+        "pictures": pictures,
         "seconds": round(time.monotonic() - started, 1),
     }
     print_table(
@@ -125,36 +120,7 @@ def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
         [
             ["store", str(store)],
             ["checkpoint", str(checkpoint)],
-            *[["picture", str(path)] for path in pictures],
+            *[["picture", path] for path in pictures],
         ],
     )
     return result
-
-
-def _draw(out: Path, store: Path, checkpoint: Path) -> list[Path]:
-    """Depth maps with saliency, and reconstructions, of one shape per class."""
-    cache = open_cache(store)
-    labels = cache["label"].compute()
-    shown = [int((labels == label).argmax()) for label in range(len(cache.class_names))][:_DRAWN]
-    names = [cache.class_names[int(labels[index])] for index in shown]
-    reader = StoreReader(store)
-    batch = {name: torch.from_numpy(array) for name, array in reader.read(shown).items()}
-    depth_maps = reader.read(shown, ["depth"])["depth"]
-    model = load_pretraining(checkpoint)
-    axes = torch.from_numpy(reader.read_all("view_axes"))
-    plain = PretrainConfig(cache=store, out=out, points=POINTS, augment=AugmentConfig())
-    with torch.inference_mode():
-        output = pretraining_step(model, batch, plain, axes, step_generator(0))
-        rebuilt = model.reconstruct(output.decoded) + output.grouping.centers[1][:, :, None]
-        seen = output.grouping.neighborhoods[0] + output.grouping.centers[0][:, :, None]
-    visible, made, truth = [], [], []
-    for row in range(len(shown)):
-        visible.append(seen[row][~output.masks[0][row]].flatten(0, 1).numpy())
-        made.append(rebuilt[row][output.masks[1][row]].flatten(0, 1).numpy())
-        truth.append(normalize_to_unit_sphere(batch["points"][row : row + 1])[0].numpy())
-    return [
-        draw_depth_maps(
-            out / "depth-and-saliency.png", depth_maps, batch["saliency"].numpy(), names
-        ),
-        draw_reconstructions(out / "reconstruction.png", visible, made, truth, names),
-    ]

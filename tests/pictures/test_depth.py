@@ -29,6 +29,20 @@ def test_float_and_uint8_depth_give_the_same_picture(tmp_path):
     assert np.array_equal(first.read_bytes(), second.read_bytes())
 
 
+def test_many_views_take_several_rows(tmp_path, pixels):
+    depth = np.zeros((1, 5, 8, 8), dtype=np.uint8)
+    depth[0, 4] = 255
+    picture = pixels(draw_depth_maps(tmp_path / "a.png", depth, np.ones((1, 5, 2, 2)), ["a"]))
+    one_row = pixels(
+        draw_depth_maps(tmp_path / "b.png", depth[:, :3], np.ones((1, 3, 2, 2)), ["a"])
+    )
+    assert picture.shape[0] > one_row.shape[0] + 200
+    assert picture.shape[1] == one_row.shape[1]
+    last = picture[-300:-150]
+    assert last[:, 600:700].mean() > 0.95  # the white fifth view
+    assert last[:, -100:].mean() > 0.98  # no sixth
+
+
 def test_even_saliency_is_nothing_special(tmp_path):
     depth = np.zeros((1, 1, 8, 8), dtype=np.float32)
     assert draw_depth_maps(tmp_path / "a.png", depth, np.ones((1, 1, 2, 2)), ["a"]).exists()

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from i2pmae.pictures.shapes import draw_masks, draw_seen, feature_colors
+from i2pmae.pictures.shapes import (
+    FeatureColors,
+    draw_masks,
+    draw_predicted_features,
+    draw_seen,
+    feature_colors,
+)
 
 
 def test_similar_features_get_similar_colors():
@@ -53,6 +59,25 @@ def test_masks_are_drawn_at_every_scale(tmp_path, cloud, pixels):
     fine, coarse = np.array_split(pixels(path)[60:-80, 60:], 2, axis=1)
     assert (fine[..., 2] - fine[..., 0]).mean() > 0.02  # blue: all visible
     assert (coarse[..., 0] - coarse[..., 2]).mean() > 0.02  # orange: all hidden
+
+
+def test_predictions_wear_the_colors_of_their_targets():
+    targets = np.random.default_rng(0).normal(size=(60, 8))
+    colors = FeatureColors(targets)
+    np.testing.assert_allclose(colors(targets[5:9]), colors(targets)[5:9])
+    assert np.ptp(colors(np.repeat(targets.mean(axis=0)[None], 3, axis=0)), axis=-1).max() < 0.01
+
+
+def test_errors_of_predicted_features_are_drawn(tmp_path, cloud, pixels):
+    clouds, centers = cloud[None], [cloud[::4]]
+    targets = [np.random.default_rng(0).normal(size=(100, 8))]
+    mean = np.repeat(targets[0].mean(axis=0)[None], 100, axis=0)
+    right, wrong = (
+        pixels(draw_predicted_features(path, clouds, centers, targets, [said], ["box"]))
+        for path, said in ((tmp_path / "a.png", targets[0]), (tmp_path / "b.png", mean))
+    )
+    panel = slice(60, -90), slice(-380, None)
+    assert right[panel].mean() > wrong[panel].mean() + 0.03  # darker where it is wrong
 
 
 def test_names_must_match_shapes(tmp_path, cloud):

@@ -1,0 +1,214 @@
+"""What the pipeline sees of some stored shapes, step by step: for pictures and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from i2pmae.config import EncoderConfig, MaskingConfig
+from i2pmae.errors import CheckpointError
+from i2pmae.geometry.grouping import Grouping, gather_rows, group, point_indices
+from i2pmae.geometry.projection import PixelMap, back_project, pixels
+from i2pmae.geometry.transforms import normalize_to_unit_sphere, random_subset
+from i2pmae.model.masking import carry_through, guided_mask
+from i2pmae.model.pretraining import TARGET_LEVEL, PretrainingModel, PretrainingOutput
+from i2pmae.store import StoreReader
+from i2pmae.training.seeding import step_generator
+
+Clouds = list[NDArray[np.float32]]
+_POINTS, _MASKS = 0, 1  # counters of what is drawn at random
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Some shapes of a store, and what the image model saw of them."""
+
+    points: Tensor  # (S, N, 3) float32 in the unit sphere
+    saliency: Tensor  # (S, N) of each point, mean over views
+    features: Tensor  # (S, N, C) of each point, mean over views
+    depth_maps: NDArray[np.uint8]  # (S, V, H, W)
+    saliency_maps: NDArray[np.float32]  # (S, V, h, w)
+    pixels: Tensor  # (S, V, N, 2) int64
+    batch: dict[str, Tensor]  # arrays of the store, shapes first
+
+
+class Hidden(NamedTuple):
+    """Centers of every level, fine to coarse, and which of them the encoder does not see."""
+
+    centers: list[NDArray[np.float32]]  # per level (S, G, 3)
+    masked: list[NDArray[np.bool_]]  # per level (S, G)
+
+
+class Rebuilt(NamedTuple):
+    """What a pre-trained network makes of what it sees; per shape."""
+
+    hidden: Hidden
+    visible: Clouds  # (n, 3) points of visible groups
+    made: Clouds  # (m, 3) reconstructed points of hidden ones; none where there is no 3D head
+    centers: Clouds  # (k, 3) of visible groups, the finest level; none without a 2D head
+    targets: Clouds  # (k, C) image features of these centers, mean over views
+    predicted: Clouds  # (k, C) what the network predicts of them
+
+
+def look(reader: StoreReader, indices: Sequence[int], n_points: int, seed: int = 0) -> Sight:
+    """Read shapes and bring saliency and features back to their points.
+
+    Args:
+        reader: a finished store.
+        indices: shapes.
+        n_points: N, drawn at random from each shape; at most as many as the store holds.
+        seed: of the drawing.
+    """
+    read = reader.read(indices, [*reader.step_arrays, "depth"])
+    depth_maps, saliency_maps = read.pop("depth"), read["saliency"]
+    batch = {name: torch.from_numpy(array) for name, array in read.items()}
+    chosen = random_subset(batch["points"], n_points, step_generator(seed, _POINTS))
+    canonical = gather_rows(batch["points"], chosen)
+    pixel_map = PixelMap(batch["pixel_origin"], batch["pixel_size"], batch["pixel_shift"].long())
+    at = pixels(canonical, pixel_map, torch.from_numpy(reader.view_axes), reader.image_size)
+    saliency = back_project(batch["saliency"][..., None], at, reader.image_size)
+    features = back_project(batch["features"], at, reader.image_size, batch.get("feature_scale"))
+    return Sight(
+        points=normalize_to_unit_sphere(canonical),
+        saliency=saliency.mean(dim=1).squeeze(-1),
+        features=features.mean(dim=1),
+        depth_maps=depth_maps,
+        saliency_maps=saliency_maps,
+        pixels=at,
+        batch=batch,
+    )
+
+
+def hide(
+    sight: Sight,
+    encoder: EncoderConfig | None = None,
+    masking: MaskingConfig | None = None,
+    seed: int = 0,
+) -> Hidden:
+    """Draw 2D-guided masks as pre-training does.
+
+    Args:
+        sight: shapes.
+        encoder: levels; None: the paper's, halved until the clouds have enough points.
+        masking: how tokens are hidden; None: the paper's.
+        seed: of the masks.
+    """
+    encoder = encoder or encoder_for(sight.points.shape[1])
+    masking = masking or MaskingConfig()
+    grouping = group(sight.points, encoder.n_centers, encoder.group_sizes)
+    coarsest = point_indices(grouping, len(encoder.n_centers) - 1)
+    masked = guided_mask(
+        sight.saliency.gather(1, coarsest),
+        masking.ratio,
+        masking.temperature,
+        masking.standardize,
+        step_generator(seed, _MASKS),
+    )
+    return _hidden(grouping, carry_through(masked, grouping.neighbor_indices, encoder.n_centers))
+
+
+def encoder_for(n_points: int) -> EncoderConfig:
+    """The paper's levels, halved until clouds of `n_points` have two points per finest center."""
+    paper = EncoderConfig()
+    centers = paper.n_centers
+    while 2 * centers[0] > n_points and centers[-1] > 2:
+        centers = tuple(n // 2 for n in centers)
+    groups = tuple(
+        min(size, before)
+        for size, before in zip(paper.group_sizes, (n_points, *centers), strict=False)
+    )
+    return paper.model_copy(update={"n_centers": centers, "group_sizes": groups})
+
+
+@torch.inference_mode()
+def rebuild(model: PretrainingModel, sight: Sight, seed: int = 0) -> Rebuilt:
+    """Hide, encode, decode, and take from both heads what they predict.
+
+    Args:
+        model: pre-trained on features like those of `sight`; see `require_fit`.
+        sight: shapes with at least as many points as the finest level has centers.
+        seed: of the masks.
+    """
+    output = model(
+        sight.points,
+        sight.batch["features"],
+        sight.batch["saliency"],
+        sight.pixels,
+        generator=step_generator(seed, _MASKS),
+        feature_scale=sight.batch.get("feature_scale"),
+    )
+    grouping, shapes = output.grouping, range(len(sight.points))
+    hidden = _hidden(grouping, output.masks)
+    seen = grouping.neighborhoods[0] + grouping.centers[0][:, :, None]
+    visible = [seen[row][~output.masks[0][row]].flatten(0, 1).numpy() for row in shapes]
+    made = [np.zeros((0, 3), np.float32) for _ in shapes]
+    if model.targets.kind != "2d":
+        neighbors = model.reconstruct(output.decoded) + grouping.centers[TARGET_LEVEL][:, :, None]
+        masked = output.masks[TARGET_LEVEL]
+        made = [neighbors[row][masked[row]].flatten(0, 1).numpy() for row in shapes]
+    compared = [(np.zeros((0, 3), np.float32),) * 3 for _ in shapes]
+    if model.targets.kind != "3d":
+        compared = [_compare_features(model, sight, output, row) for row in shapes]
+    return Rebuilt(hidden, visible, made, *(list(column) for column in zip(*compared, strict=True)))
+
+
+def require_fit(model: PretrainingModel, reader: StoreReader, n_points: int, name: str) -> None:
+    """Refuse a network that was not pre-trained on stores like this one.
+
+    Args:
+        model: the network.
+        reader: the store.
+        n_points: points per shape that the network is to see.
+        name: of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: if sizes differ.
+    """
+    if model.config.n_centers[0] > n_points:
+        raise CheckpointError(
+            f"{name} has {model.config.n_centers[0]} centers at its finest level, more than the "
+            f"{n_points} points per shape that are shown; raise --points or take another store"
+        )
+    if model.targets.kind == "3d":
+        return
+    size = model.config.group_sizes[TARGET_LEVEL]
+    expected = reader.n_views * reader.channels
+    found = len(model.head_2d.weight) // size
+    if found != expected or model.image_size != reader.image_size:
+        raise CheckpointError(
+            f"{name} predicts {found} values per point from images of {model.image_size} pixels, "
+            f"{reader.path} holds {expected} from images of {reader.image_size}; it was "
+            "pre-trained on another store: pass that one"
+        )
+
+
+def _compare_features(
+    model: PretrainingModel, sight: Sight, output: PretrainingOutput, row: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Centers that the network predicts features of, the true ones and the predicted ones.
+
+    A center is predicted once for every visible group it belongs to; the mean counts.
+    """
+    grouping = output.grouping
+    tokens = output.decoded[row][~output.masks[TARGET_LEVEL][row]]
+    neighbors = grouping.neighbor_indices[TARGET_LEVEL][row][~output.masks[TARGET_LEVEL][row]]
+    n_views = sight.pixels.shape[1]
+    said = model.head_2d(tokens).view(*neighbors.shape, n_views, -1).mean(dim=2)
+    centers = grouping.centers[TARGET_LEVEL - 1][row]
+    total = said.new_zeros(len(centers), said.shape[-1])
+    total.index_add_(0, neighbors.flatten(), said.flatten(0, 1))
+    times = torch.bincount(neighbors.flatten(), minlength=len(centers))
+    told = times > 0
+    truth = sight.features[row][point_indices(grouping, TARGET_LEVEL - 1)[row]]
+    predicted = total[told] / times[told, None]
+    return centers[told].numpy(), truth[told].numpy(), predicted.numpy()
+
+
+def _hidden(grouping: Grouping, masks: Sequence[Tensor]) -> Hidden:
+    return Hidden([c.numpy() for c in grouping.centers], [mask.numpy() for mask in masks])
