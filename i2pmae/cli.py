@@ -571,6 +571,53 @@ def show(
 
 
 @app.command()
+def report(
+    subject: Annotated[
+        Path, typer.Argument(metavar="RUN|CACHE", help="Folder of a run, or a store.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Page to write (report.html).")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="The run's store, if it lies elsewhere now.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The run's labelled shapes, if they lie elsewhere now.")
+    ] = None,
+    shapes: Annotated[int | None, typer.Option(help="Shapes that turn on the page (48).")] = None,
+    map_: Annotated[int | None, typer.Option("--map", help="Shapes on the map (500).")] = None,
+    up: Annotated[str | None, typer.Option(help="Axis that points up: y (default) or z.")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page about a run or a store: curves, shapes to turn, mistakes, a map.
+
+    It needs no network and nothing beside it.
+
+    Example: i2pmae report runs/first --out report.html
+    """
+    from i2pmae.config import ReportConfig, load_config
+
+    config = load_config(
+        ReportConfig,
+        "report",
+        options={
+            "subject": subject,
+            "out": out,
+            "cache": cache,
+            "data": data,
+            "shapes": shapes,
+            "map": map_,
+            "up": up,
+            "seed": seed,
+            "device": device,
+        },
+    )
+    from i2pmae.stages import report as stage
+
+    _finish(stage.run(config), as_json)
+
+
+@app.command()
 def inspect(
     cache: Annotated[Path, typer.Argument(help="Store, or a folder that holds exactly one.")],
     as_json: AsJson = False,

@@ -241,6 +241,20 @@ class ShowConfig(Config):
     seed: int = Field(0, ge=0)  # of the points and masks
 
 
+class ReportConfig(Config):
+    """Settings of `i2pmae report`."""
+
+    subject: Path  # folder of a run, or a store
+    out: Path = Path("report.html")
+    cache: Path | None = None  # the run's store, where it lies elsewhere now
+    data: Path | None = None  # the run's labelled shapes, likewise
+    shapes: int = Field(48, ge=0, le=120)  # that turn on the page
+    map: int = Field(500, ge=0, le=1000)  # shapes on the map
+    up: Literal["y", "z"] = "y"
+    seed: int = Field(0, ge=0)  # of the choice of shapes, points and masks
+    device: Device = "auto"
+
+
 class ZeroShotConfig(Config):
     """Settings of `i2pmae zero-shot`."""
 

@@ -18,6 +18,7 @@ COMMANDS = [
     "similar",
     "zero-shot",
     "show",
+    "report",
     "inspect",
     "convert",
     "demo",

@@ -47,9 +47,12 @@ class Classifier(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """(B, N, 3) to logits (B, n_classes)."""
+        logits: Tensor = self.head(self.pooled(points))
+        return logits
+
+    def pooled(self, points: Tensor) -> Tensor:
+        """What the head sees of clouds (B, N, 3): (B, C), or (B, 2C) with pooling `concat`."""
         grouping = group(points.float(), self.config.n_centers, self.config.group_sizes)
         tokens = self.norm(self.encoder(grouping)[-1])
         pooled = tokens.mean(dim=1), tokens.amax(dim=1)
-        joined = pooled[0] + pooled[1] if self.pooling == "sum" else torch.cat(pooled, dim=1)
-        logits: Tensor = self.head(joined)
-        return logits
+        return pooled[0] + pooled[1] if self.pooling == "sum" else torch.cat(pooled, dim=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from i2pmae.pictures.style import SALIENCY, color_bar, name_column, name_row, panels, save
 
 _VIEWS_PER_ROW = 4
-_OVERLAY = ListedColormap(
+OVERLAY = ListedColormap(
     [(*SALIENCY(value)[:3], 0.9 * value**0.7) for value in np.linspace(0, 1, 256)]
 )
 
@@ -72,7 +72,7 @@ def draw_depth_maps(
             over.imshow(0.72 + 0.28 * depth, cmap="gray", vmin=0, vmax=1)
             over.imshow(
                 relative[place],
-                cmap=_OVERLAY,
+                cmap=OVERLAY,
                 vmin=0,
                 vmax=1,
                 interpolation="bicubic",
@@ -81,5 +81,5 @@ def draw_depth_maps(
     for column in range(n_columns):
         name_column(axes[0, 2 * column], f"depth map {column + 1}" if n_rows == 1 else "depth maps")
         name_column(axes[0, 2 * column + 1], "saliency")
-    color_bar(figure, _OVERLAY, "ignored", "attended")
+    color_bar(figure, OVERLAY, "ignored", "attended")
     return save(figure, path)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from numpy.typing import NDArray
 
-from i2pmae.geometry.grouping import nearest_neighbors
+from i2pmae.geometry.normals import NEIGHBORS, surface_normals
 
 Up = Literal["y", "z"]
 
@@ -19,7 +19,6 @@ _ELEVATION = np.deg2rad(22)
 _FADE = 0.5  # how far the farthest point fades into white
 _SHADE = 0.4  # how much darker the side away from the light is
 _LIGHT = np.array([-0.42, 0.72, 0.55])  # direction it comes from: right, up, towards the viewer
-_NEIGHBORS = 12  # that tell the surface's direction
 
 
 def draw_points(
@@ -79,13 +78,10 @@ def row_height(cloud: NDArray[np.floating], width: float, up: Up = "y") -> float
 
 def _light(points: NDArray[np.floating], up: Up) -> NDArray[np.float64]:
     """How much light falls on each point, (N,) in [0, 1], from the plane through its neighbors."""
-    seen = _look_at(points, up)
-    if len(seen) < _NEIGHBORS:
-        return np.ones(len(seen))
-    cloud = torch.from_numpy(seen).float()[None]
-    neighbors = nearest_neighbors(cloud, cloud, _NEIGHBORS)[0].numpy()
-    spread = seen[neighbors] - seen[neighbors].mean(axis=1, keepdims=True)
-    normals = np.linalg.eigh(spread.transpose(0, 2, 1) @ spread)[1][:, :, 0]
+    if len(points) < NEIGHBORS:
+        return np.ones(len(points))
+    cloud = torch.from_numpy(np.asarray(points, dtype=np.float32))[None]
+    normals = _look_at(surface_normals(cloud)[0].numpy(), up)
     normals *= np.where(normals[:, 2:] < 0, -1, 1)  # towards the viewer
     light: NDArray[np.float64] = (normals @ _LIGHT).clip(0, 1)
     return light

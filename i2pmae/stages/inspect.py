@@ -38,7 +38,7 @@ def run(cache: Path) -> dict[str, Any]:
                 array["dtype"],
                 _sizes(array["chunks"]),
                 "-" if array["shards"] is None else _sizes(array["shards"]),
-                _bytes(array["stored_bytes"]),
+                readable_bytes(array["stored_bytes"]),
                 f"{array['stored_bytes'] / array['dense_bytes']:.0%}"
                 if array["dense_bytes"] > _SMALL
                 else "-",
@@ -51,23 +51,23 @@ def run(cache: Path) -> dict[str, Any]:
         "",
         ["size", "value"],
         [
-            ["all arrays", _bytes(found["stored_bytes"])],
-            ["per shape", _bytes(found["stored_bytes"] / n_done)],
+            ["all arrays", readable_bytes(found["stored_bytes"])],
+            ["per shape", readable_bytes(found["stored_bytes"] / n_done)],
         ],
     )
-    print_table("Provenance", ["what", "value"], list(_flat(found["attrs"])))
+    print_table("Provenance", ["what", "value"], list(flat_rows(found["attrs"])))
     for split, counts in found["classes"].items():
         rows = sorted(counts.items())
         print_table(f"Classes, split {split}", ["class", "shapes"], [[*row] for row in rows])
     return found
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
-    """Settings and provenance as rows, nested keys dotted."""
+def flat_rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """Settings or provenance as rows of name and value, nested keys dotted."""
     rows: list[list[str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{name}.")
+            rows += flat_rows(value, f"{prefix}{name}.")
         else:
             rows.append([f"{prefix}{name}", textwrap.shorten(str(value), _WIDEST)])
     return rows
@@ -77,7 +77,8 @@ def _sizes(shape: list[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _bytes(count: float) -> str:
+def readable_bytes(count: float) -> str:
+    """A number of bytes in the unit that fits, three digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

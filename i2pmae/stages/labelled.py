@@ -83,6 +83,11 @@ class Clouds(Protocol):
 
     labels: Indices  # (S,)
 
+    @property
+    def ids(self) -> list[str]:
+        """Name of each cloud in its source."""
+        ...
+
     def select(self, chosen: Indices, labels: Indices | None = None) -> Clouds:
         """Some of the clouds, under other labels if any are given."""
         ...
@@ -126,6 +131,11 @@ class SourceClouds:
         if labels is None:
             labels = np.asarray(source.labels, dtype=np.int64)[self._chosen]
         self.labels = labels
+
+    @property
+    def ids(self) -> list[str]:
+        """See `Clouds`."""
+        return [self._source.ids[index] for index in self._chosen.tolist()]
 
     def select(self, chosen: Indices, labels: Indices | None = None) -> SourceClouds:
         """See `Clouds`."""
@@ -209,6 +219,11 @@ class StoreClouds:
         smallest = np.uint16 if reader.n_points <= 2**16 else np.int32
         self._farthest = np.empty((len(chosen), kept), smallest)
         self._known = np.full(len(chosen), kept == 0)
+
+    @property
+    def ids(self) -> list[str]:
+        """See `Clouds`."""
+        return [str(name) for name in self._reader.read_all("id")[self._chosen]]
 
     def select(self, chosen: Indices, labels: Indices | None = None) -> StoreClouds:
         """See `Clouds`."""

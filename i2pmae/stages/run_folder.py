@@ -12,6 +12,7 @@ from i2pmae.config import Config, to_plain
 from i2pmae.errors import ConfigError
 
 LAST = "last.pt"
+CONFIG = "config.json"
 _MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes"}
 
 
@@ -48,7 +49,7 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write("config.json", to_plain(config))
+            self._write(CONFIG, to_plain(config))
         except OSError as error:
             raise ConfigError(
                 f"--out {self.path}: cannot be written ({error.strerror}); choose another folder"
@@ -107,7 +108,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def _check_same(self, config: Config, may_change: set[str]) -> None:
-        saved_at = self.path / "config.json"
+        saved_at = self.path / CONFIG
         if not saved_at.exists():
             raise ConfigError(f"--resume: {self.path} holds no run; start one without --resume")
         saved, asked = json.loads(saved_at.read_text(encoding="utf-8")), to_plain(config)

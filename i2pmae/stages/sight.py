@@ -43,6 +43,7 @@ class Hidden(NamedTuple):
 
     centers: list[NDArray[np.float32]]  # per level (S, G, 3)
     masked: list[NDArray[np.bool_]]  # per level (S, G)
+    points: NDArray[np.bool_]  # (S, N) points in no group that the encoder sees
 
 
 class Rebuilt(NamedTuple):
@@ -110,7 +111,8 @@ def hide(
         masking.standardize,
         step_generator(seed, _MASKS),
     )
-    return _hidden(grouping, carry_through(masked, grouping.neighbor_indices, encoder.n_centers))
+    masks = carry_through(masked, grouping.neighbor_indices, encoder.n_centers)
+    return _hidden(sight, grouping, masks)
 
 
 def encoder_for(n_points: int) -> EncoderConfig:
@@ -144,7 +146,7 @@ def rebuild(model: PretrainingModel, sight: Sight, seed: int = 0) -> Rebuilt:
         feature_scale=sight.batch.get("feature_scale"),
     )
     grouping, shapes = output.grouping, range(len(sight.points))
-    hidden = _hidden(grouping, output.masks)
+    hidden = _hidden(sight, grouping, output.masks)
     seen = grouping.neighborhoods[0] + grouping.centers[0][:, :, None]
     visible = [seen[row][~output.masks[0][row]].flatten(0, 1).numpy() for row in shapes]
     made = [np.zeros((0, 3), np.float32) for _ in shapes]
@@ -210,5 +212,12 @@ def _compare_features(
     return centers[told].numpy(), truth[told].numpy(), predicted.numpy()
 
 
-def _hidden(grouping: Grouping, masks: Sequence[Tensor]) -> Hidden:
-    return Hidden([c.numpy() for c in grouping.centers], [mask.numpy() for mask in masks])
+def _hidden(sight: Sight, grouping: Grouping, masks: Sequence[Tensor]) -> Hidden:
+    seen = torch.zeros(sight.points.shape[:2], dtype=torch.int64)
+    visible = (~masks[0])[..., None].expand_as(grouping.neighbor_indices[0]).long()
+    seen.scatter_add_(1, grouping.neighbor_indices[0].flatten(1), visible.flatten(1))
+    return Hidden(
+        [centers.numpy() for centers in grouping.centers],
+        [mask.numpy() for mask in masks],
+        (seen == 0).numpy(),
+    )

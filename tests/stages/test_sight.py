@@ -61,6 +61,15 @@ def test_masks_hide_what_the_settings_say_and_carry_it_on(sight):
     np.testing.assert_array_equal(hidden.masked[0], again.masked[0])
 
 
+def test_points_of_visible_groups_are_visible(sight, trained):
+    rebuilt = rebuild(load_pretraining(trained), sight)
+    for row in range(2):
+        seen = {tuple(at) for at in np.round(rebuilt.visible[row], 5).tolist()}
+        shown = sight.points[row].numpy()[~rebuilt.hidden.points[row]]
+        assert {tuple(at) for at in np.round(shown, 5).tolist()} == seen
+        assert rebuilt.hidden.points[row].any()
+
+
 def test_levels_fit_clouds_of_few_points():
     assert encoder_for(2048).n_centers == (512, 256, 64)
     small = encoder_for(20)

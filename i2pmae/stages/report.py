@@ -1,0 +1,82 @@
+"""A store or a run as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from i2pmae.config import ReportConfig
+from i2pmae.errors import ConfigError, DataError
+from i2pmae.progress import note
+from i2pmae.report.page import Page, render
+from i2pmae.stages.report_runs import finetuning_page, pretraining_page
+from i2pmae.stages.report_stores import store_page
+from i2pmae.stages.run_folder import CONFIG
+
+MOST_BYTES = 8_000_000
+
+
+def run(config: ReportConfig) -> dict[str, Any]:
+    """Write a page about a store, a pre-training or a fine-tuning run.
+
+    Large stores are sampled: the page's size and the time it takes do not grow with them.
+
+    Args:
+        config: settings.
+
+    Returns:
+        `subject`, `page` (the file), `bytes`, `shapes` (that turn on it), `notes` (what is left
+        out, and why).
+
+    Raises:
+        ConfigError: if the subject is neither a run nor a store.
+        StoreError: if a store is not finished or damaged.
+        DataError: if the page cannot be written.
+    """
+    page = _page(config)
+    text = render(page).encode()
+    assert len(text) < MOST_BYTES  # the numbers of shapes and of points are bounded
+    _write(config.out, text)
+    for message in page.notes:
+        note(message)
+    note(f"{config.out}: {len(text) / 1e6:.1f} MB; open it in a browser, also offline")
+    return {
+        "subject": str(config.subject),
+        "page": str(config.out),
+        "bytes": len(text),
+        "shapes": len(page.shapes),
+        "notes": page.notes,
+    }
+
+
+def _page(config: ReportConfig) -> Page:
+    settings = config.subject / CONFIG
+    if not settings.is_file():
+        if config.subject.is_dir() or "://" in str(config.subject):
+            return store_page(config)
+        raise ConfigError(
+            f"there is no run and no store at {config.subject}; give the folder of a run, as "
+            "runs/first, or a store, as cache/shapes.zarr"
+        )
+    try:
+        saved = json.loads(settings.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{settings} cannot be read ({error}); restore it from a copy, or report the store"
+        ) from None
+    return finetuning_page(config, saved) if "task" in saved else pretraining_page(config, saved)
+
+
+def _write(path: Path, text: bytes) -> None:
+    """Write the page so that it is either there as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path} ({error.strerror}); choose another file with --out"
+        ) from None
