@@ -19,7 +19,6 @@ from i2pmae.interrupts import Terminated, raise_terminated
 
 app = typer.Typer(
     name="i2pmae",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -93,6 +92,9 @@ def extract_2d(
     seed: Seed = None,
     device: Device = None,
     precision: Precision = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many shapes, bytes and minutes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Stage one: render every shape and cache what a frozen 2D model sees.
@@ -128,6 +130,11 @@ def extract_2d(
             "precision": precision,
         },
     )
+    if dry_run:
+        from i2pmae.stages import plan
+
+        _finish(plan.run(config), as_json)
+        return
     from i2pmae.stages import extract_2d as stage
 
     _finish(stage.run(config), as_json)
@@ -665,6 +672,27 @@ def demo(
 
 
 @app.command()
+def doctor(
+    data: Annotated[
+        Path | None, typer.Option(help="Data set to estimate time and disk for.")
+    ] = None,
+    recipe: Recipe = None,
+    cache: Annotated[Path, typer.Option(help="Where stores would go.")] = Path("cache"),
+    as_json: AsJson = False,
+) -> None:
+    """Check python, torch, device, precision, disk and weights; estimate time and disk.
+
+    Example: i2pmae doctor --data shapes/ --recipe pretrain-small
+    """
+    from i2pmae.stages import doctor as stage
+
+    result = stage.run(data=data, recipe=recipe, cache=cache)
+    _finish(result, as_json)
+    if not result["ready"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Recipe to print.")] = None,
 ) -> None:
@@ -691,13 +719,29 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+_WELCOME = """\
+I2P-MAE: 3D encoders from 2D pre-trained models.
+
+  1. i2pmae extract-2d shapes/ --cache cache/shapes.zarr   what a frozen 2D model sees
+  2. i2pmae pretrain --cache cache/ --out runs/first       a 3D encoder from that cache
+  3. i2pmae finetune runs/first/last.pt shapes/            a classifier; or: i2pmae svm
+
+Start with one of these:
+     i2pmae demo       the whole chain on shapes made on the spot, a few minutes
+     i2pmae doctor     whether this machine is ready, and what your data would cost
+     i2pmae --help     all commands
+"""
+
+
+@app.callback(invoke_without_command=True)
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        sys.stdout.write(_WELCOME)
 
 
 def main() -> NoReturn:

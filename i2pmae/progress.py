@@ -10,6 +10,7 @@ import io
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -49,6 +50,16 @@ def configure(*, quiet: bool = False, results_on_stderr: bool = False) -> None:
     """
     _mode.quiet = quiet
     _mode.results_on_stderr = results_on_stderr
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Show no bars and no notes inside, for work that only measures."""
+    before, _mode.quiet = _mode.quiet, True
+    try:
+        yield
+    finally:
+        _mode.quiet = before
 
 
 def note(message: str) -> None:

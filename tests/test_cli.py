@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ COMMANDS = [
     "inspect",
     "convert",
     "demo",
+    "doctor",
     "recipes",
 ]
 
@@ -65,6 +67,32 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stderr.strip() in ("", "0")
 
 
+def test_without_a_command_the_three_steps_are_shown(monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys)
+    assert (code, err) == (0, "")
+    for command in ("extract-2d", "pretrain", "finetune", "demo", "doctor"):
+        assert f"i2pmae {command}" in out
+    assert max(map(len, out.splitlines())) <= 92
+
+
+def test_the_shell_completes_commands_and_options():
+    for typed, expected in {"i2pmae ext": "extract-2d", "i2pmae pretrain --ep": "--epochs"}.items():
+        environment = {
+            **os.environ,
+            "_I2PMAE_COMPLETE": "complete_bash",
+            "COMP_WORDS": typed,
+            "COMP_CWORD": str(len(typed.split()) - 1),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", "from i2pmae.cli import app; app(prog_name='i2pmae')"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert expected in done.stdout.split(), done.stderr
+
+
 def test_version(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "--version")
     assert (code, out.split()[0]) == (0, "i2pmae")
@@ -86,6 +114,10 @@ def test_a_misspelt_option_suggests_the_nearest(monkeypatch, capsys):
     ("arguments", "expected"),
     [
         (("extract-2d", "/no/such/folder"), "/no/such/folder"),
+        (("extract-2d", "procedual"), "Did you mean procedural?"),
+        (("doctor", "--recipe", "pretrian"), "did you mean 'pretrain'?"),
+        (("report", "/no/such/run"), "no run and no store at /no/such/run"),
+        (("show", "/no/such.zarr"), "no store at /no/such.zarr"),
         (("pretrain", "--cache", "/no/such/cache.zarr"), "no store at /no/such/cache.zarr"),
         (("pretrain", "--recipe", "nothing"), "recipe nothing"),
         (("pretrain", "--set", "epochs=-1"), "epochs"),

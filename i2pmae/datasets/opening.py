@@ -112,9 +112,10 @@ def detect_layout(path: Path) -> str:
 def _existing(path: Path) -> Path:
     if path.exists():
         return path
-    near = []
+    known = [ProceduralShapes.layout] if path.parent == Path() else []
     if path.parent.is_dir():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+        known += [found.name for found in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, known, n=1)
     hint = f" Did you mean {path.with_name(near[0])}?" if near else ""
     raise DataError(
         f"{path} does not exist.{hint} Give the folder of a data set, or the word "

@@ -43,7 +43,7 @@ def load_image_model(
         WeightsError: if the weights cannot be had, or are not this network's.
     """
     if pretrained is None:
-        pretrained = _usual_tag(name)
+        pretrained = usual_tag(name)
     # Each library takes seconds to import, so only the one that is asked for.
     if name.startswith("timm:") or name == PACKAGED:
         from i2pmae.image_model import from_timm
@@ -68,7 +68,7 @@ def load_image_model(
         ) from error
 
 
-def _usual_tag(name: str) -> str:
+def usual_tag(name: str) -> str:
     """The weights that somebody who names none most likely wants."""
     if name == PACKAGED:
         return "packaged"

