@@ -14,8 +14,9 @@ import typer
 
 from i2pmae import __version__
 from i2pmae.allocator import keep_freed_memory
-from i2pmae.errors import I2PMAEError
+from i2pmae.errors import ConfigError, I2PMAEError
 from i2pmae.interrupts import Terminated, raise_terminated
+from i2pmae.launch import is_first, launched
 
 app = typer.Typer(
     name="i2pmae",
@@ -740,8 +741,11 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand is None:
+    command = context.invoked_subcommand
+    if command is None:
         sys.stdout.write(_WELCOME)
+    elif command != "pretrain" and (launch := launched()) is not None and launch.n_processes > 1:
+        raise ConfigError(f"{command} is one process; torchrun can start several for pretrain only")
 
 
 def main() -> NoReturn:
@@ -771,12 +775,18 @@ def main() -> NoReturn:
 
 
 def _complain(message: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left to unwind
+    if launched() is not None:
+        from i2pmae.training.distributed import speaks_first
+
+        if not speaks_first():
+            return
     one_line = " ".join(message.split())
     sys.stderr.write(f"i2pmae: {one_line}\n")
 
 
 def _finish(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
+    if as_json and is_first():
         import json
 
         sys.stdout.write(json.dumps(result) + "\n")

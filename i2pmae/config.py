@@ -165,7 +165,9 @@ class PretrainConfig(Config):
     out: Path
     split: str = "train"
     epochs: int = Field(300, gt=0)
-    batch_size: int = Field(64, gt=0)
+    batch_size: int = Field(64, gt=0)  # shapes per step, all processes together
+    accumulate: int = Field(1, gt=0)  # parts that a step's shapes are worked on in, one by one
+    synchronize_norms: bool = True  # BatchNorm's statistics over all processes, or each its own
     points: int = Field(2048, gt=0)
     seed: int = 0
     device: Device = "auto"

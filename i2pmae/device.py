@@ -1,8 +1,14 @@
 """Where and in which precision to compute."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from i2pmae.errors import ConfigError
+from i2pmae.errors import ConfigError, TrainingError
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def pick_device(name: str) -> torch.device:
@@ -33,3 +39,24 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
         }.get(device.type, lambda: False)
         return torch.bfloat16 if fast() else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+@contextmanager
+def out_of_memory_explained(advice: str) -> Iterator[None]:
+    """Turn running out of memory in the block into one line.
+
+    Args:
+        advice: which settings to lower.
+
+    Raises:
+        TrainingError: instead of torch's and Python's own errors.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and not any(part in text for part in _NO_MEMORY):
+            raise
+        wanted = re.search(r"allocate ([\d.]+ \w+)", text)
+        asked = f" ({wanted[1]} more were asked for)" if wanted else ""
+        raise TrainingError(f"memory ran out{asked}: {advice}") from error

@@ -31,6 +31,18 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self._error is not None
 
+    @property
+    def number(self) -> int:
+        """Signal that asked; 0: none."""
+        if self._error is None:
+            return 0
+        return signal.SIGTERM if self._error is Terminated else signal.SIGINT
+
+    def adopt(self, number: int) -> None:
+        """Stop for a signal that another process of the same run got."""
+        if self._error is None:
+            self.note(number, None)
+
     def obey(self) -> None:
         """Raise what was asked for, if anything was."""
         if self._error is not None:

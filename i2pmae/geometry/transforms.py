@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from i2pmae.geometry.draws import integers, uniform
+
 
 def normalize_to_unit_sphere(points: Tensor) -> Tensor:
     """Move each cloud's centroid to the origin and scale its farthest point to distance 1.
@@ -74,8 +76,7 @@ def random_subset(points: Tensor, n_points: int, generator: Generator | None = N
     batch, available, _ = points.shape
     if n_points > available:
         raise ValueError(f"cannot choose {n_points} of {available} points without replacement")
-    device = points.device if generator is None else generator.device
-    keys = torch.randint(2**62, (batch, available), generator=generator, device=device)
+    keys = integers(2**62, (batch, available), generator, points.device)
     return keys.argsort(dim=1)[:, :n_points].to(points.device)
 
 
@@ -83,8 +84,7 @@ def _uniform(
     points: Tensor, n_values: int, low: float, high: float, generator: Generator | None
 ) -> Tensor:
     """(B, 1, n_values) uniform numbers, one set per cloud."""
-    device = points.device if generator is None else generator.device
-    unit = torch.rand(len(points), 1, n_values, generator=generator, device=device)
+    unit = uniform((len(points), 1, n_values), generator, points.device)
     return (low + (high - low) * unit).to(points)
 
 

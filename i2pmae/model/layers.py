@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from i2pmae.geometry.draws import WHOLE, uniform
 from i2pmae.model.attention import Attention
 
 FORBIDDEN = -1e5  # added to a score: weight 0 beside any permitted pair, finite without one
@@ -37,12 +38,13 @@ class DropPath(nn.Module):
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
+        self.part = WHOLE  # of a batch that several processes share
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) to (B, L, C)."""
         if not self.training or self.rate == 0:
             return x
-        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.rate
+        kept = uniform((len(x), 1, 1), None, x.device, self.part) >= self.rate
         return x * (kept / (1 - self.rate)).to(x.dtype)
 
 

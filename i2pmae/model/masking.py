@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from i2pmae.geometry.draws import uniform
+
 
 def n_visible(n_tokens: int, ratio: float) -> int:
     """Tokens that stay visible when `ratio` of them is hidden: 13 of 64 at 0.8."""
@@ -95,9 +97,8 @@ def carry_through(
 
 def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Gumbel noise of the same shape and device."""
-    device = like.device if generator is None else generator.device
-    uniform = torch.rand(like.shape, generator=generator, device=device).to(like.device)
-    return -(-uniform.clamp(min=1e-20).log()).clamp(min=1e-20).log()
+    numbers = uniform(tuple(like.shape), generator, like.device).to(like.device)
+    return -(-numbers.clamp(min=1e-20).log()).clamp(min=1e-20).log()
 
 
 def _hide_all_but_largest(order: Tensor, n_kept: int) -> Tensor:

@@ -11,6 +11,7 @@ gives the numbers of that chain with less work:
 - A finer token belongs to many groups: what does not depend on the group is computed once.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -102,9 +103,21 @@ class RowNorm(nn.BatchNorm1d):
     running_var: Tensor
     num_batches_tracked: Tensor
     momentum: float
+    total: Callable[[Tensor], Tensor] | None = None  # sum over processes that share the batch
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Rows (M, C) to (M, C)."""
+        if self.total is None or not self.training:
+            return super().forward(input)
+        rows = input.to(self.weight.dtype)
+        variance, mean = torch.var_mean(rows, dim=0, correction=0)
+        scale, shift = self.map_of(Moments(mean, variance), len(rows))
+        return (rows * scale + shift).to(input.dtype)
 
     def map_of(self, moments: Moments, count: Tensor | int) -> Affine:
         """Map for a batch of these moments over `count` rows; updates the running statistics."""
+        if self.total is not None:
+            moments, count = _over_processes(moments, count, self.total)
         with torch.no_grad():
             unbiased = moments.variance * (count / (count - 1))
             self.num_batches_tracked += 1
@@ -278,6 +291,20 @@ class TokenMerging(TokenEmbedding):
         cross = (counts.weigh(centered) * sums).sum(dim=0)
         moments = counts.add_groups(moments, centered, group_mean, cross)
         return self.group_norm.map_of(moments, counts.total)
+
+
+def _over_processes(
+    moments: Moments, count: Tensor | int, total: Callable[[Tensor], Tensor]
+) -> tuple[Moments, Tensor]:
+    """Moments of the rows of all processes, and how many rows these are, from one sum."""
+    # In float64 the square of the mean may be much larger than the variance.
+    mean, variance = (x.to(accumulator(x.device)) for x in moments)
+    rows = mean.new_ones(1) * count
+    sums = total(torch.cat([rows, rows * mean, rows * (variance + mean.square())]))
+    rows, mean, square = sums.split([1, len(mean), len(mean)])
+    mean, square = mean / rows, square / rows
+    variance = (square - mean.square()).clamp(min=0)
+    return Moments(mean.to(moments.mean), variance.to(moments.variance)), rows
 
 
 def _moments(x: Tensor, weights: Tensor, total: Tensor | int) -> Moments:

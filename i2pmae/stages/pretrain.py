@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from i2pmae.config import PretrainConfig, to_plain
-from i2pmae.device import pick_device, pick_dtype
+from i2pmae.device import out_of_memory_explained, pick_device, pick_dtype
 from i2pmae.errors import CheckpointError, ConfigError, TrainingError
 from i2pmae.geometry.grouping import gather_rows
 from i2pmae.geometry.projection import PixelMap, pixels
@@ -24,12 +24,14 @@ from i2pmae.progress import Progress, note
 from i2pmae.stages import svm
 from i2pmae.stages.run_folder import RunFolder
 from i2pmae.store import StoreReader, resolve_store
-from i2pmae.training import checkpoint
+from i2pmae.training import checkpoint, distributed
+from i2pmae.training.distributed import Network, Team, plain
 from i2pmae.training.optim import learning_rate, make_optimizer, set_learning_rate
-from i2pmae.training.seeding import step_generator, step_seed
+from i2pmae.training.seeding import step_seed
 
 _CHECK_EVERY = 25  # steps between looks at the losses; each look waits for the device
 _LOSSES = ("loss", "loss_2d", "loss_3d")
+_ADVICE = "lower --batch-size, or --set accumulate=2 to work on a step's shapes in two parts"
 
 
 def run(config: PretrainConfig, *, resume: bool = False) -> dict[str, Any]:
@@ -46,34 +48,48 @@ def run(config: PretrainConfig, *, resume: bool = False) -> dict[str, Any]:
         ConfigError: if settings do not fit the store or the folder.
         TrainingError: if a loss is not finite; the last good checkpoint stays.
     """
+    with out_of_memory_explained(_ADVICE), distributed.team(pick_device(config.device)) as team:
+        return _run(config, team, resume)
+
+
+def _run(config: PretrainConfig, team: Team, resume: bool) -> dict[str, Any]:
     started = time.monotonic()
     device = pick_device(config.device)
     reader = StoreReader(resolve_store(config.cache))
     indices = reader.indices(config.split)
     _check_fits(config, reader, len(indices))
+    team.check_batch(config)
     n_steps = len(indices) // config.batch_size
 
     folder = RunFolder(config.out)
-    folder.start(config, resume=resume, may_change=("cache", "svm"))
+    if team.is_first:
+        folder.start(config, resume=resume, may_change=("cache", "svm", "accumulate"))
+    team.wait()
     torch.manual_seed(step_seed(config.seed))
     model = build_model(config, reader).to(device)
     optimizer = make_optimizer(model, config.optim, partial(official_name, "pretraining"))
-    run_state = _State(model, optimizer, pick_dtype(config.precision, device))
+    run_state = _State(model, optimizer, pick_dtype(config.precision, device), team)
     if resume:
         run_state.restore(folder, reader, device)
-        folder.rewind(run_state.epoch)
+        if team.is_first:
+            folder.rewind(run_state.epoch)
         note(f"resuming {config.out} after {run_state.epoch} epochs and {run_state.step} steps")
+    run_state.network = team.wrap(model, synchronize_norms=config.synchronize_norms)
 
     with delayed_stop() as stop, _bar(config, n_steps, run_state) as progress:
         while run_state.epoch < config.epochs:
             row = _train_epoch(run_state, config, reader, indices, folder, progress, stop)
-            if config.svm.data is not None and run_state.epoch % config.svm.every == 0:
-                row["svm_accuracy"] = svm.check(model, config.svm, device)
-            folder.log(row)
+            if team.is_first:
+                if config.svm.data is not None and run_state.epoch % config.svm.every == 0:
+                    row["svm_accuracy"] = svm.check(model, config.svm, device)
+                folder.log(row)
             if run_state.epoch % config.checkpoint_every == 0 and run_state.epoch < config.epochs:
                 run_state.save(folder.path / f"epoch-{run_state.epoch:04d}.pt", config, reader)
             run_state.save(folder.last, config, reader)
+            team.wait()
             stop.obey()
+    if not team.is_first:
+        return {}
     result = {
         **folder.rows()[-1],
         "out": str(config.out),
@@ -107,7 +123,7 @@ def network_sizes(reader: StoreReader) -> dict[str, int]:
 
 
 def pretraining_step(
-    model: PretrainingModel,
+    model: Network,
     batch: dict[str, Tensor],
     config: PretrainConfig,
     axes: Tensor,
@@ -119,7 +135,7 @@ def pretraining_step(
     augmentation touch only what the 3D network sees.
 
     Args:
-        model: the network.
+        model: the network, perhaps as `Team.wrap` returns it.
         batch: arrays of the store on the model's device, shapes first.
         config: number of points and augmentation.
         axes: (V, 3, 3) directions of the store's views.
@@ -143,7 +159,7 @@ def pretraining_step(
         points,
         batch["features"],
         batch["saliency"],
-        pixels(canonical, pixel_map, axes, model.image_size),
+        pixels(canonical, pixel_map, axes, plain(model).image_size),
         generator=generator,
         feature_scale=batch.get("feature_scale"),
     )
@@ -157,11 +173,19 @@ class _State:
     model: PretrainingModel
     optimizer: torch.optim.Optimizer
     dtype: torch.dtype
+    team: Team
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the next one
     losses: Tensor = field(default_factory=lambda: torch.zeros(0, len(_LOSSES)))  # of those steps
+    network: Network = field(init=False)  # what is called; its weights are the model's
+
+    def __post_init__(self) -> None:
+        self.network = self.model
 
     def save(self, path: Any, config: PretrainConfig, reader: StoreReader) -> None:
+        """Write a checkpoint, in the first process only."""
+        if not self.team.is_first:
+            return
         checkpoint.save(
             path,
             kind="pretraining",
@@ -211,27 +235,25 @@ def _train_epoch(
     started = saved_at = time.monotonic()
     waited = reader.wait_seconds
     recent: list[Tensor] = []
-    for batch in _batches(reader, config, indices, epoch, first_step, device):
-        torch.manual_seed(step_seed(config.seed, epoch, state.step))  # for stochastic depth
-        generator = step_generator(config.seed, epoch, state.step, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=state.dtype == torch.bfloat16):
-            output = pretraining_step(state.model, batch, config, axes, generator)
-        output.loss.backward()
+    batches = _batches(reader, config, indices, epoch, first_step, state.team, device)
+    while state.step < n_steps:
+        losses = _gradients(state, config, batches, axes)
         if config.optim.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         progress.advance(1)
-        recent.append(torch.stack([output.loss, output.loss_2d, output.loss_3d]).detach())
-        late = time.monotonic() - saved_at > 60 * config.save_minutes
-        if len(recent) == _CHECK_EVERY or state.step == n_steps or stop or late:
+        recent.append(losses)
+        due = state.team.agree(stop, late=time.monotonic() - saved_at > 60 * config.save_minutes)
+        if len(recent) == _CHECK_EVERY or state.step == n_steps or due:
             state.losses = torch.cat([state.losses, _finite(recent, state, folder)])
             recent = []
             progress.describe(f"epoch {epoch + 1}/{config.epochs}, loss {state.losses[-1, 0]:.4f}")
-        if (stop or late) and state.step < n_steps:
+        if due and state.step < n_steps:
             state.save(folder.last, config, reader)
             saved_at = time.monotonic()
+            state.team.wait()
             stop.obey()
     seconds = time.monotonic() - started
     row = {
@@ -247,6 +269,26 @@ def _train_epoch(
     return row
 
 
+def _gradients(
+    state: _State, config: PretrainConfig, batches: Iterator[dict[str, Tensor]], axes: Tensor
+) -> Tensor:
+    """Add up the gradients of one step; its losses (3,) without gradient."""
+    counters = config.seed, state.epoch, state.step
+    torch.manual_seed(step_seed(*counters))  # for stochastic depth
+    generator = state.team.generator(step_seed(*counters), axes.device)
+    kind, reduced = axes.device.type, state.dtype == torch.bfloat16
+    found = []
+    for number in range(config.accumulate):
+        is_last = number == config.accumulate - 1
+        with state.team.exchange(state.network, now=is_last):
+            with torch.autocast(kind, torch.bfloat16, enabled=reduced):
+                output = pretraining_step(state.network, next(batches), config, axes, generator)
+            losses = state.team.losses(output, config.targets) / config.accumulate
+            losses[0].backward()
+        found.append(losses.detach())
+    return torch.stack(found).sum(dim=0)
+
+
 def _bar(config: PretrainConfig, n_steps: int, state: _State) -> Progress:
     done = state.epoch * n_steps + state.step
     return Progress("pretrain", total=config.epochs * n_steps, done=done)
@@ -258,11 +300,20 @@ def _batches(
     indices: Any,
     epoch: int,
     first_step: int,
+    team: Team,
     device: torch.device,
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches of one epoch on the device; their order depends on (seed, epoch) alone."""
+    """This process's batches of one epoch, `accumulate` of them for a step, on the device.
+
+    Their order depends on (seed, epoch) alone.
+    """
     for batch in reader.batches(
-        config.batch_size, seed=config.seed, epoch=epoch, indices=indices, start=first_step
+        config.batch_size // config.accumulate,
+        seed=config.seed,
+        epoch=epoch,
+        indices=indices,
+        start=first_step * config.accumulate,
+        part=(team.part.index, team.part.count),
     ):
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         if device.type == "cuda":  # from memory that is not pinned a copy waits for the device
@@ -271,12 +322,12 @@ def _batches(
 
 
 def _finite(recent: list[Tensor], state: _State, folder: RunFolder) -> Tensor:
-    """Losses of recent steps on the CPU.
+    """Losses of recent steps on the CPU, means over processes.
 
     Raises:
         TrainingError: if one is not finite.
     """
-    losses = torch.stack(recent).float().cpu()
+    losses = state.team.mean(torch.stack(recent))
     bad = (~losses.isfinite()).any(dim=1).nonzero()
     if len(bad):
         step = state.step - len(losses) + int(bad[0]) + 1

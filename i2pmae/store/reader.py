@@ -207,6 +207,7 @@ class StoreReader:
         epoch: int,
         indices: NDArray[np.int64] | None = None,
         start: int = 0,
+        part: tuple[int, int] = (0, 1),
         drop_last: bool = True,
         prefetch: int = 2,
         mixed_shards: int | None = None,
@@ -220,6 +221,8 @@ class StoreReader:
             epoch: the order is a function of `seed` and `epoch` alone.
             indices: (n,) shapes of the epoch; None: all that can be used.
             start: batches to leave out at the beginning, for a run that is resumed.
+            part: (i, n): of every batch only the i-th of n equal parts, for n processes that
+                share the batches.
             drop_last: leave out a last batch that is not full.
             prefetch: batches that are read ahead.
             mixed_shards: None: a full shuffle. Otherwise shapes are mixed only with those of
@@ -232,7 +235,11 @@ class StoreReader:
 
         Raises:
             StoreError: as `read`.
+            ValueError: if n does not divide `batch_size`.
         """
+        index, n_parts = part
+        if batch_size % n_parts:
+            raise ValueError(f"batches of {batch_size} have no {n_parts} equal parts")
         order = epoch_order(
             self.indices() if indices is None else indices,
             seed,
@@ -244,6 +251,7 @@ class StoreReader:
         ahead: deque[_Request] = deque()
         for first in range(start * batch_size, stop, batch_size):
             chosen = order[first : min(first + batch_size, stop)]
+            chosen = np.array_split(chosen, n_parts)[index]
             ahead.append(self._request(chosen, names or self.step_arrays, None))
             if len(ahead) > prefetch:
                 yield self._wait(ahead.popleft())

@@ -10,8 +10,8 @@ from i2pmae.loading import load_pretraining
 from i2pmae.stages import extract_2d, pretrain
 from i2pmae.stages.run_folder import RunFolder
 from i2pmae.store import StoreReader
-from i2pmae.training import checkpoint
-from i2pmae.training.seeding import step_generator
+from i2pmae.training import checkpoint, distributed
+from i2pmae.training.seeding import step_generator, step_seed
 
 from .conftest import extract_config, pretrain_config
 
@@ -83,6 +83,7 @@ def test_resume_after_a_kill_before_the_first_checkpoint_starts_again(store, tra
         {"masking": MaskingConfig(strategy="random"), "targets": TargetConfig(kind="2d")},
         {"masking": MaskingConfig(standardize=True, temperature=0.5)},
         {"embed": "visible"},
+        {"accumulate": 4},
         {"precision": "bf16", "optim": OptimConfig(clip_norm=1.0)},
     ],
 )
@@ -93,6 +94,33 @@ def test_every_switch_trains(store, tmp_path, changes):
         absent = {"2d": "loss_3d", "3d": "loss_2d"}[config.targets.kind]
         assert result[absent] == 0
     assert result["loss"] > 0
+
+
+def test_accumulated_gradients_are_the_mean_over_parts(store, tmp_path):
+    reader, team = StoreReader(store), distributed.Team()
+    config = pretrain_config(store, tmp_path / "run", accumulate=2)
+    torch.manual_seed(0)
+    model = pretrain.build_model(config, reader)
+    state = pretrain._State(model, torch.optim.AdamW(model.parameters()), torch.float32, team)
+    halves = [
+        {name: torch.from_numpy(array) for name, array in reader.read(rows).items()}
+        for rows in ([0, 5], [9, 2])
+    ]
+    losses = pretrain._gradients(state, config, iter(halves), view_axes(3))
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.zero_grad()
+    seed = step_seed(config.seed, 0, 0)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    expected = [
+        pretrain.pretraining_step(model, half, config, view_axes(3), generator).loss
+        for half in halves
+    ]
+    torch.stack(expected).mean().backward()
+    assert losses[0].item() == pytest.approx(sum(map(float, expected)) / 2)
+    for name, gradient in found.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, msg=name)
 
 
 def test_the_svm_check_is_logged(store, tmp_path):

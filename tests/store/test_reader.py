@@ -157,6 +157,23 @@ def test_an_epoch_has_every_shape_once(store, written):
     assert len(list(reader.batches(4, seed=0, epoch=0))) == 2
 
 
+@pytest.mark.parametrize("n_parts", [1, 2, 4])
+@pytest.mark.parametrize("mixed_shards", [None, 1])
+def test_parts_make_up_the_same_batches(store, n_parts, mixed_shards):
+    given = {"seed": 0, "epoch": 3, "mixed_shards": mixed_shards}
+    parts = [
+        StoreReader(store).batches(4, part=(index, n_parts), **given) for index in range(n_parts)
+    ]
+    for whole, *shares in zip(StoreReader(store).batches(4, **given), *parts, strict=True):
+        for name, values in whole.items():
+            np.testing.assert_array_equal(np.concatenate([one[name] for one in shares]), values)
+
+
+def test_a_batch_that_has_no_equal_parts_is_refused(store):
+    with pytest.raises(ValueError, match="no 3 equal parts"):
+        next(StoreReader(store).batches(4, seed=0, epoch=0, part=(0, 3)))
+
+
 @pytest.mark.parametrize("prefetch", [0, 1, 5])
 def test_an_epoch_can_be_resumed_at_any_batch(store, prefetch):
     reader = StoreReader(store)

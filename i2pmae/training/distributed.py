@@ -1,0 +1,225 @@
+"""Several processes that train one network, started by torchrun.
+
+A batch belongs to all of them: each reads its own part, losses and BatchNorm's statistics are those
+of the whole batch, gradients are averaged. So the numbers of a run do not depend on how many
+processes there are, to rounding. Without torchrun everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from i2pmae.config import PretrainConfig, TargetConfig
+from i2pmae.errors import ConfigError, TrainingError
+from i2pmae.geometry.draws import WHOLE, Part, PartGenerator
+from i2pmae.interrupts import StopRequest
+from i2pmae.launch import Launch, launched
+from i2pmae.model.layers import DropPath
+from i2pmae.model.pretraining import TARGET_LEVEL, PretrainingModel, PretrainingOutput
+from i2pmae.model.tokenizer import RowNorm
+from i2pmae.progress import configure
+
+Network = PretrainingModel | DistributedDataParallel
+
+_PATIENCE = timedelta(hours=1)  # the others wait while the first checks, say, a linear SVM
+_LOST = re.compile(r"closed by peer|reset by peer|connection refused|broken pipe|timed out", re.I)
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run, and this one's part of every batch."""
+
+    part: Part = WHOLE
+    together: bool = False  # whether torchrun started them
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.part.index == 0
+
+    def check_batch(self, config: PretrainConfig) -> None:
+        """Raise a ConfigError if a step cannot be divided evenly."""
+        if config.batch_size % (self.part.count * config.accumulate):
+            raise ConfigError(
+                f"batch_size={config.batch_size} cannot be divided evenly among "
+                f"{self.part.count} processes in {config.accumulate} parts (accumulate); "
+                f"set --batch-size to a multiple of {self.part.count * config.accumulate}"
+            )
+
+    def wrap(self, model: PretrainingModel, *, synchronize_norms: bool) -> Network:
+        """The network to call in training; weights stay those of `model`.
+
+        Args:
+            model: on its device, the same in every process.
+            synchronize_norms: BatchNorm over the whole batch, or over this process's part.
+        """
+        if not self.together:
+            return model
+        for module in model.modules():
+            if isinstance(module, DropPath):
+                module.part = self.part
+            if isinstance(module, RowNorm) and synchronize_norms:
+                module.total = _Total.apply
+        # The LayerNorm of the encoder's finest level feeds only networks of later stages.
+        return DistributedDataParallel(model, find_unused_parameters=True)
+
+    def generator(self, seed: int, device: torch.device) -> torch.Generator:
+        """Source of this process's rows of what is drawn for the whole batch."""
+        generator = PartGenerator(device)
+        generator.part = self.part
+        return generator.manual_seed(seed)
+
+    def exchange(self, network: Network, *, now: bool) -> AbstractContextManager[None]:
+        """Context of a forward and backward pass; gradients are averaged in it if `now`."""
+        if isinstance(network, DistributedDataParallel) and not now:
+            waiting: AbstractContextManager[None] = network.no_sync()
+            return waiting
+        return nullcontext()
+
+    def losses(self, output: PretrainingOutput, targets: TargetConfig) -> Tensor:
+        """Total, 2D and 3D loss (3,), whose means over processes are those of the whole batch.
+
+        Each loss is a mean over tokens, visible or hidden ones, and processes differ in how many
+        they have. So a process's mean counts as its share of them.
+        """
+        if not self.together:
+            return torch.stack([output.loss, output.loss_2d, output.loss_3d])
+        hidden = output.masks[TARGET_LEVEL]
+        counts = torch.stack([(~hidden).sum(), hidden.sum()]).to(output.loss)
+        total = counts.clone()
+        dist.all_reduce(total)
+        shares = counts / total.clamp(min=1) * self.part.count
+        weighted = shares * torch.stack([output.loss_2d, output.loss_3d])
+        loss_2d, loss_3d = weighted.unbind()
+        loss = targets.weight_2d * loss_2d + targets.weight_3d * loss_3d
+        return torch.stack([loss, loss_2d, loss_3d])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over processes, on the CPU."""
+        values = values.float().cpu()
+        if self.together:
+            dist.all_reduce(values)
+        return values / self.part.count
+
+    def agree(self, stop: StopRequest, late: bool) -> bool:
+        """Whether a checkpoint is due, because any process got a signal or finds it late.
+
+        All processes stop in the same step, whichever of them got the signal.
+        """
+        if self.together:
+            wish = torch.tensor(max(stop.number, int(late)))
+            dist.all_reduce(wish, dist.ReduceOp.MAX)
+            if wish > 1:
+                stop.adopt(int(wish))
+            late = bool(wish)
+        return bool(stop) or late
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.together:
+            dist.all_reduce(torch.zeros(1))  # a barrier would pick a device of its own
+
+
+def plain(network: Network) -> PretrainingModel:
+    """The model whose weights a network uses."""
+    model = network.module if isinstance(network, DistributedDataParallel) else network
+    assert isinstance(model, PretrainingModel)
+    return model
+
+
+class _Total(torch.autograd.Function):
+    """Sum over processes; each one's addend has a part in the losses of all."""
+
+    @staticmethod
+    def forward(_ctx: Any, addend: Tensor) -> Tensor:
+        total = addend.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+@contextmanager
+def team(device: torch.device) -> Iterator[Team]:
+    """Join the other processes of torchrun for the block.
+
+    Args:
+        device: kind of device; with CUDA every process of a machine gets its own.
+
+    Raises:
+        ConfigError: if there are fewer devices than processes, or the kind has no backend.
+        TrainingError: if another process was lost.
+    """
+    launch = launched()
+    if launch is None:
+        yield Team()
+        return
+    backend = _take_device(device, launch)
+    if launch.rank > 0:
+        configure(quiet=True)
+    try:
+        dist.init_process_group(
+            backend,
+            store=_store(),
+            rank=launch.rank,
+            world_size=launch.n_processes,
+            timeout=_PATIENCE,
+        )
+        yield Team(Part(launch.rank, launch.n_processes), together=True)
+        dist.destroy_process_group()
+    except BaseException as error:
+        # The first process that ends makes torchrun stop the others, which end by themselves.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if isinstance(error, dist.DistError) or (
+            isinstance(error, RuntimeError) and _LOST.search(str(error))
+        ):
+            raise TrainingError(
+                "another process of this run has ended without a word (killed, or out of memory?);"
+                " start all of them again with --resume"
+            ) from error
+        raise
+
+
+def speaks_first() -> bool:
+    """Whether this process is the first of its run to report why it ends."""
+    return launched() is None or _store().add("reported", 1) == 1
+
+
+@cache
+def _store() -> Store:
+    """What torchrun's processes tell each other by before they have joined."""
+    store: Store = next(rendezvous("env://"))[0]
+    return store
+
+
+def _take_device(device: torch.device, launch: Launch) -> str:
+    """Make this process's own GPU the current one; name the backend."""
+    if device.type == "cpu":
+        return "gloo"
+    if device.type != "cuda":
+        raise ConfigError(f"--device {device.type}: torchrun needs cpu or cuda")
+    if launch.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"torchrun started more processes on this machine than its "
+            f"{torch.cuda.device_count()} GPUs; lower --nproc-per-node"
+        )
+    torch.cuda.set_device(launch.local_rank)
+    return "cpu:gloo,cuda:nccl"  # small agreements between hosts must not wait for a GPU
