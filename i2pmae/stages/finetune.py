@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from i2pmae.config import FinetuneConfig
+from i2pmae.device import out_of_memory_explained
 from i2pmae.errors import ConfigError
 from i2pmae.progress import note
 from i2pmae.stages import classify, few_shot, segment
@@ -31,7 +32,8 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError: if `out` holds a run and `resume` is off, or one with other settings.
     """
-    result = _run(config, resume) if config.seeds is None else _run_seeds(config, resume)
+    with out_of_memory_explained("lower --batch-size or --points"):
+        result = _run(config, resume) if config.seeds is None else _run_seeds(config, resume)
     show(result)
     return result
 

@@ -22,8 +22,9 @@ from i2pmae.model.official import official_name
 from i2pmae.model.pretraining import PretrainingModel, PretrainingOutput
 from i2pmae.progress import Progress, note
 from i2pmae.stages import svm
-from i2pmae.stages.run_folder import RunFolder
+from i2pmae.stages.run_folder import BAD_BATCH, RunFolder
 from i2pmae.store import StoreReader, resolve_store
+from i2pmae.store.reader import epoch_order
 from i2pmae.training import checkpoint, distributed
 from i2pmae.training.distributed import Network, Team, plain
 from i2pmae.training.optim import learning_rate, make_optimizer, set_learning_rate
@@ -195,7 +196,11 @@ class _State:
             epoch=self.epoch,
             step=self.step,
             metrics={"losses": self.losses.tolist()},
-            extra={"store": reader.info.settings, "network": network_sizes(reader)},
+            extra={
+                "store": reader.info.settings,
+                "contents": _contents(reader),
+                "network": network_sizes(reader),
+            },
         )
 
     def restore(self, folder: RunFolder, reader: StoreReader, device: torch.device) -> None:
@@ -204,15 +209,29 @@ class _State:
         saved = checkpoint.load(folder.last, map_location=device)
         if saved.kind != "pretraining" or saved.optimizer is None:
             raise CheckpointError(f"{folder.last} is no checkpoint of an interrupted pre-training")
-        if saved.extra["store"] != reader.info.settings:
+        contents = saved.extra.get("contents", _contents(reader))  # older ones do not say
+        if saved.extra.get("store") != reader.info.settings or contents != _contents(reader):
             raise ConfigError(
-                f"--resume: {folder.path} was trained from another store than --cache; give the "
-                "store it began with, or choose another --out"
+                f"--resume: {folder.path} was trained from another store than --cache, or it has "
+                "changed since; give the store it began with, or choose another --out"
             )
-        self.model.load_state_dict(saved.model)
-        self.optimizer.load_state_dict(saved.optimizer)
+        checkpoint.restore(folder.last, saved, self.model, self.optimizer)
+        try:
+            self.losses = torch.tensor(saved.metrics["losses"]).reshape(-1, len(_LOSSES))
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder.last} is damaged: it holds no losses of its epoch; restore it from a "
+                "copy, or start again in another --out"
+            ) from error
         self.epoch, self.step = saved.epoch, saved.step
-        self.losses = torch.tensor(saved.metrics["losses"]).reshape(-1, len(_LOSSES))
+        for message in checkpoint.other_versions(saved):
+            note(message)
+
+
+def _contents(reader: StoreReader) -> dict[str, Any]:
+    """What of a store's contents must be the same on resume, beyond its settings."""
+    sizes = {key: n for key, n in reader.info.spec.to_json().items() if key != "shard_size"}
+    return {"sizes": sizes, "counts": reader.info.counts}
 
 
 def _train_epoch(
@@ -247,8 +266,8 @@ def _train_epoch(
         recent.append(losses)
         due = state.team.agree(stop, late=time.monotonic() - saved_at > 60 * config.save_minutes)
         if len(recent) == _CHECK_EVERY or state.step == n_steps or due:
-            state.losses = torch.cat([state.losses, _finite(recent, state, folder)])
-            recent = []
+            checked = _finite(recent, state, config, reader, indices, folder)
+            state.losses, recent = torch.cat([state.losses, checked]), []
             progress.describe(f"epoch {epoch + 1}/{config.epochs}, loss {state.losses[-1, 0]:.4f}")
         if due and state.step < n_steps:
             state.save(folder.last, config, reader)
@@ -321,26 +340,40 @@ def _batches(
         yield {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
-def _finite(recent: list[Tensor], state: _State, folder: RunFolder) -> Tensor:
+def _finite(
+    recent: list[Tensor],
+    state: _State,
+    config: PretrainConfig,
+    reader: StoreReader,
+    indices: Any,
+    folder: RunFolder,
+) -> Tensor:
     """Losses of recent steps on the CPU, means over processes.
 
     Raises:
-        TrainingError: if one is not finite.
+        TrainingError: if one is not finite, or the last step spoiled the weights.
     """
     losses = state.team.mean(torch.stack(recent))
     bad = (~losses.isfinite()).any(dim=1).nonzero()
+    if not len(bad) and torch.nn.utils.get_total_norm(state.model.parameters()).isfinite():
+        return losses
+    what, step = "weights are", state.step - 1  # a loss after that step would be, too
     if len(bad):
-        step = state.step - len(losses) + int(bad[0]) + 1
-        kept = (
-            f"the last good checkpoint is {folder.last}"
-            if folder.last.exists()
-            else ("no checkpoint was saved yet")
-        )
-        raise TrainingError(
-            f"loss is not finite in step {step} of epoch {state.epoch + 1}; {kept}; "
-            "lower optim.lr, set optim.clip_norm, or use --precision fp32"
-        )
-    return losses
+        what, step = "loss is", state.step - len(losses) + int(bad[0])
+    order = epoch_order(indices, config.seed, state.epoch)
+    shapes = order[step * config.batch_size : (step + 1) * config.batch_size]
+    names = [str(name) for name in reader.read_all("id")[shapes]]
+    where = folder.path / BAD_BATCH
+    if state.team.is_first:
+        folder.write_bad_batch({"epoch": state.epoch + 1, "step": step + 1, "ids": names})
+    kept = "no checkpoint was saved yet"
+    if folder.last.exists():
+        kept = f"the last good checkpoint is {folder.last}"
+    raise TrainingError(
+        f"{what} not finite in step {step + 1} of epoch {state.epoch + 1}, with the shapes "
+        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} (all in {where}); {kept}; "
+        "lower optim.lr, set optim.clip_norm, or use --precision fp32"
+    )
 
 
 def _check_fits(config: PretrainConfig, reader: StoreReader, n_shapes: int) -> None:

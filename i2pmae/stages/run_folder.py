@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from i2pmae.config import Config, to_plain
-from i2pmae.errors import ConfigError
+from i2pmae.errors import ConfigError, TrainingError
 
 LAST = "last.pt"
 CONFIG = "config.json"
+BAD_BATCH = "not-finite.json"
 _MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes"}
 
 
@@ -49,15 +51,15 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write(CONFIG, to_plain(config))
         except OSError as error:
             raise ConfigError(
                 f"--out {self.path}: cannot be written ({error.strerror}); choose another folder"
             ) from None
+        self._write(CONFIG, to_plain(config))
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one row to `metrics.jsonl`."""
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with self._writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -65,11 +67,11 @@ class RunFolder:
         if not self._metrics.exists():
             return []
         rows = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+        for line in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            row = _parsed(line)
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                 break
+            rows.append(row)
         return rows
 
     def rewind(self, epoch: int) -> None:
@@ -87,6 +89,10 @@ class RunFolder:
         """Write `result.json`."""
         self._write("result.json", result)
 
+    def write_bad_batch(self, found: dict[str, Any]) -> None:
+        """Write down the batch whose loss is not finite."""
+        self._write(BAD_BATCH, found)
+
     def write_results(self, results: dict[str, Any], table: str) -> None:
         """Write `results.json`, and the same for people as `results.md`."""
         self._replace("results.md", table)
@@ -96,7 +102,11 @@ class RunFolder:
         """What `write_results` wrote, if it did."""
         if not self._results.exists():
             return None
-        found: dict[str, Any] = json.loads(self._results.read_text(encoding="utf-8"))
+        found = _parsed(self._results.read_text(encoding="utf-8", errors="replace"))
+        if not isinstance(found, dict) or "epochs" not in found:
+            raise ConfigError(
+                f"{self._results} is damaged; delete it, and --resume evaluates the run again"
+            )
         return found
 
     @property
@@ -111,7 +121,7 @@ class RunFolder:
         saved_at = self.path / CONFIG
         if not saved_at.exists():
             raise ConfigError(f"--resume: {self.path} holds no run; start one without --resume")
-        saved, asked = json.loads(saved_at.read_text(encoding="utf-8")), to_plain(config)
+        saved, asked = self._saved(saved_at, type(config)), to_plain(config)
         differences = [
             f"{key}: {saved.get(key)} there, {value} asked"
             for key, value in asked.items()
@@ -123,11 +133,42 @@ class RunFolder:
                 "give the same ones, or choose another --out"
             )
 
+    def _saved(self, path: Path, kind: type[Config]) -> dict[str, Any]:
+        """The run's settings; keys that the software of the time did not have are the defaults."""
+        try:
+            return to_plain(kind.model_validate(_parsed(path.read_text(encoding="utf-8"))))
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ConfigError(
+                f"--resume: {path} cannot be understood ({reason}); it is damaged or of another "
+                "version of i2pmae. Restore it from a copy, or choose another --out"
+            ) from None
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Say in one line that a file cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write {path} ({error.strerror}); make room or allow writing there, then "
+                "run the same command with --resume"
+            ) from error
+
     def _write(self, name: str, values: dict[str, Any]) -> None:
         self._replace(name, json.dumps(values, indent=2) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file so that it is either the old or the new one, never half of it."""
         temporary = self.path / f".{name}.new"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        with self._writing(self.path / name):
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path / name)
+
+
+def _parsed(text: str) -> Any:
+    """What a text of JSON holds; None where it is damaged."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -77,11 +77,16 @@ class Training(Generic[ModelT]):
                 raise CheckpointError(
                     f"{folder.last} is no checkpoint of an interrupted fine-tuning"
                 )
-            self.model.load_state_dict(saved.model)
-            self.optimizer.load_state_dict(saved.optimizer)
+            checkpoint.restore(folder.last, saved, self.model, self.optimizer)
+            try:
+                self.best_score = float(saved.metrics["best_score"])
+                self.best_epoch = int(saved.metrics["best_epoch"])
+            except (LookupError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{folder.last} is damaged: it does not say the best epoch; restore it from a "
+                    "copy, or start again in another --out"
+                ) from error
             self.epoch = saved.epoch
-            self.best_score = float(saved.metrics["best_score"])
-            self.best_epoch = int(saved.metrics["best_epoch"])
         folder.rewind(self.epoch)
         note(f"resuming {folder.path} after {self.epoch} epochs")
 

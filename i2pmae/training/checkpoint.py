@@ -216,6 +216,47 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     return _copy(model, checkpoint, wanted)
 
 
+def restore(
+    path: Path, saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Bring a network and its optimizer to where a checkpoint left them.
+
+    Args:
+        path: of the checkpoint, for messages.
+        saved: as `load` returned it, with an optimizer.
+        model: of the same kind and size.
+        optimizer: over the same parameters.
+
+    Raises:
+        CheckpointError: if it is of another network, or damaged.
+    """
+    assert saved.optimizer is not None
+    load_weights(model, saved)
+    try:
+        optimizer.load_state_dict(saved.optimizer)
+        shapes = all(
+            state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
+            for parameter, state in optimizer.state.items()
+        )
+    except Exception as error:  # of a damaged state anything can be missing
+        raise CheckpointError(f"{path} is damaged: its optimizer's state; {_REMEDY}") from error
+    if not shapes:
+        raise CheckpointError(f"{path} is damaged: its optimizer's state; {_REMEDY}")
+
+
+def other_versions(saved: Checkpoint) -> list[str]:
+    """What to tell the user of a checkpoint that other software wrote; empty where none did."""
+    ours = _versions()
+    changed = [
+        f"{name} {saved.versions.get(name, 'unknown')} (now {version})"
+        for name, version in ours.items()
+        if saved.versions.get(name) != version
+    ]
+    if not changed:
+        return []
+    return [f"the checkpoint was written by {', '.join(changed)}; numbers may differ by rounding"]
+
+
 def _copy(model: nn.Module, checkpoint: Checkpoint, wanted: set[str]) -> LoadReport:
     ours = model.state_dict()
     missing = sorted(wanted - checkpoint.model.keys())

@@ -1,6 +1,7 @@
 """A tiny store and a tiny network, made once."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from i2pmae.config import (
 )
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.stages import extract_2d, pretrain
+from i2pmae.stages.run_folder import RunFolder
 from i2pmae.training import checkpoint
 
 TINY_IMAGE_MODEL = ImageModelConfig(name="timm:test_vit", pretrained="random", image_size=64)
@@ -58,6 +60,32 @@ def pretrain_config(cache: Path, out: Path, **changes) -> PretrainConfig:
         "optim": OptimConfig(warmup_epochs=1, cosine_epochs=3),
     }
     return PretrainConfig(**(values | changes))
+
+
+def pretrain_command(config: PretrainConfig) -> list[str]:
+    """The command line of a run, from the package's name on."""
+    command = ["i2pmae", "pretrain", "--cache", str(config.cache), "--out", str(config.out)]
+    settings = {
+        f"{table}.{key}" if table else key: value
+        for table, values in (
+            ("", to_plain(config)),
+            ("encoder", to_plain(config.encoder)),
+            ("optim", to_plain(config.optim)),
+        )
+        for key, value in values.items()
+        if not isinstance(value, dict) and key not in ("cache", "out")
+    }
+    for key, value in settings.items():
+        command += ["--set", f"{key}={'none' if value is None else json.dumps(value)}"]
+    return command
+
+
+def after_first_epoch(config: PretrainConfig) -> None:
+    """Wait until a run has written a row of metrics."""
+    until = time.monotonic() + 300  # a loaded machine must not fail a test
+    while not RunFolder(config.out).rows():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

@@ -5,38 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
-from i2pmae.config import to_plain
 from i2pmae.stages import pretrain
 from i2pmae.stages.run_folder import RunFolder
 from i2pmae.training import checkpoint
 
-from .conftest import pretrain_config
+from .conftest import after_first_epoch, pretrain_command, pretrain_config
 
 SECONDS = 300  # a loaded machine must not fail a test
 
 
-def launch(config, *options, n_processes=2):
-    settings = [
-        f"{key}={'none' if value is None else json.dumps(value)}"
-        for key, value in to_plain(config).items()
-        if not isinstance(value, dict) and key not in ("cache", "out")
-    ]
-    tables = {"encoder": to_plain(config.encoder), "optim": to_plain(config.optim)}
-    settings += [
-        f"{table}.{key}={'none' if value is None else json.dumps(value)}"
-        for table, values in tables.items()
-        for key, value in values.items()
-    ]
+def launch(config, *options):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={n_processes}", "-m", "i2pmae", "pretrain", *options]
-    command += ["--cache", str(config.cache), "--out", str(config.out)]
-    for setting in settings:
-        command += ["--set", setting]
+    command += ["--nproc-per-node=2", "-m", *pretrain_command(config), *options]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -49,14 +33,6 @@ def launch(config, *options, n_processes=2):
 def finish(process):
     out, err = process.communicate(timeout=SECONDS)
     return process.returncode, out, [line for line in err.splitlines() if "i2pmae: " in line], err
-
-
-def after_first_epoch(config):
-    """Wait until the run has written a row of metrics."""
-    until = time.monotonic() + SECONDS
-    while not RunFolder(config.out).rows():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def losses(out):

@@ -1,0 +1,275 @@
+"""What can go wrong while a run trains, done for real: the end result is the same."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from i2pmae.errors import CheckpointError, ConfigError, I2PMAEError, TrainingError
+from i2pmae.stages import extract_2d, finetune, pretrain
+from i2pmae.stages.run_folder import RunFolder
+from i2pmae.store import StoreReader
+from i2pmae.training import checkpoint
+
+from .conftest import after_first_epoch, extract_config, pretrain_command, pretrain_config
+from .test_pretrain import assert_same_run, metrics
+
+EPOCHS = 8
+
+
+def eager(store, out, **changes):
+    """A run that saves after every step."""
+    return pretrain_config(store, out, epochs=EPOCHS, save_minutes=1e-9, **changes)
+
+
+@pytest.fixture(scope="module")
+def reference(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference") / "run"
+    pretrain.run(eager(store, out))
+    return out
+
+
+def start(config, *options):
+    command = [sys.executable, "-m", *pretrain_command(config), *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def kill_and_resume(store, reference, out, n_kills):
+    rng, config = random.Random(0), eager(store, out)
+    killed = 0
+    while killed < n_kills:
+        begun = (out / "config.json").exists()
+        process = start(config, *(["--resume"] if begun else []))
+        while not (out / "config.json").exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 2) + 2 * begun)  # a later start reads for a while first
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        if (out / "result.json").exists():  # it was too late
+            assert_same_run(out, reference)
+            (out / "result.json").unlink()
+            for path in out.iterdir():
+                path.unlink()
+    pretrain.run(config, resume=True)
+    assert_same_run(out, reference)
+
+
+def test_a_run_killed_at_any_instant_ends_the_same(store, reference, tmp_path):
+    kill_and_resume(store, reference, tmp_path / "run", 2)
+
+
+@pytest.mark.slow
+def test_a_run_killed_many_times_ends_the_same(store, reference, tmp_path):
+    kill_and_resume(store, reference, tmp_path / "run", 50)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_stops(store, tmp_path, number, code):
+    config = pretrain_config(store, tmp_path / "run", epochs=10_000)
+    process = start(config)
+    after_first_epoch(config)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == code
+    assert err.count("i2pmae: stopped;") == 1
+    epochs = checkpoint.load(config.out / "last.pt").epoch + 1
+    pretrain.run(config.model_copy(update={"epochs": epochs}), resume=True)
+    whole = config.model_copy(update={"epochs": epochs, "out": tmp_path / "whole"})
+    pretrain.run(whole)
+    assert_same_run(config.out, whole.out)
+
+
+@contextmanager
+def tmpfs(path, size):
+    """A small disk of its own."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def remount(path, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(store, reference, tmp_path):
+    disk = tmp_path / "disk"
+    with tmpfs(disk, "2m"):  # one checkpoint fits, two do not
+        config = eager(store, disk / "run")
+        with pytest.raises(CheckpointError, match=r"cannot write .*last\.pt: No space left"):
+            pretrain.run(config)
+        assert checkpoint.load(config.out / "last.pt").step == 1
+        remount(disk, "size=50m")
+        pretrain.run(config, resume=True)
+        assert_same_run(config.out, reference)
+
+
+def test_a_folder_that_becomes_read_only_stops_the_run(store, reference, tmp_path, monkeypatch):
+    disk, log = tmp_path / "disk", RunFolder.log
+    with tmpfs(disk, "50m"):
+        config = eager(store, disk / "run")
+
+        def log_later(folder, row):
+            if row["epoch"] == 2:
+                remount(disk, "ro")
+            log(folder, row)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "log", log_later)
+            with pytest.raises(TrainingError, match=r"metrics\.jsonl \(Read-only file system\)"):
+                pretrain.run(config)
+        with pytest.raises(TrainingError, match="Read-only"):
+            pretrain.run(config, resume=True)
+        remount(disk, "rw")
+        pretrain.run(config, resume=True)
+        assert_same_run(config.out, reference)
+        remount(disk, "ro")
+        with pytest.raises(I2PMAEError, match="Read-only"):
+            pretrain.run(eager(store, disk / "other"))
+
+
+@pytest.mark.parametrize("spoiled", ["loss", "weights"])
+def test_a_number_that_is_not_finite_is_named_with_its_shapes(
+    store, tmp_path, monkeypatch, spoiled
+):
+    """In the last step of the second epoch; of the weights no checkpoint may be written."""
+    step, seen = pretrain.pretraining_step, []
+
+    def spoiling(model, batch, *arguments):
+        seen.append(batch["index"].tolist())
+        output = step(model, batch, *arguments)
+        if len(seen) < 10:
+            return output
+        if spoiled == "loss":
+            return output._replace(loss=output.loss * torch.nan)
+        model.decoder.mask_token.register_hook(lambda gradient: gradient * torch.nan)
+        return output
+
+    monkeypatch.setattr(pretrain, "pretraining_step", spoiling)
+    config = pretrain_config(store, tmp_path / "run")
+    with pytest.raises(TrainingError) as error:
+        pretrain.run(config)
+    assert len(seen) == 10
+    ids = [str(name) for name in StoreReader(store).read_all("id")[seen[-1]]]
+    assert "not finite in step 5 of epoch 2" in str(error.value)
+    assert spoiled in str(error.value)
+    assert ids[0] in str(error.value)
+    found = json.loads((config.out / "not-finite.json").read_text())
+    assert found == {"epoch": 2, "step": 5, "ids": ids}
+    kept = checkpoint.load(config.out / "last.pt")
+    assert kept.epoch == 1
+    assert all(tensor.isfinite().all() for tensor in kept.model.values())
+
+
+def test_too_little_memory_names_the_settings(store, tmp_path, monkeypatch):
+    def greedy(*_arguments):
+        return torch.empty(2**50)
+
+    monkeypatch.setattr(pretrain, "pretraining_step", greedy)
+    with pytest.raises(TrainingError, match=r"memory ran out.*--batch-size.*accumulate=2"):
+        pretrain.run(pretrain_config(store, tmp_path / "run"))
+
+
+def test_too_little_memory_in_fine_tuning_names_the_settings(tmp_path, monkeypatch):
+    def greedy(*_arguments):
+        return torch.empty(2**50)
+
+    monkeypatch.setattr(finetune, "_run", greedy)
+    config = finetune.FinetuneConfig(data="procedural", out=tmp_path)
+    with pytest.raises(TrainingError, match=r"memory ran out.*--batch-size"):
+        finetune.run(config)
+
+
+def cut(store, out):
+    """A run of a later number of epochs that has come to an early one."""
+    config = eager(store, out)
+    pretrain.run(config.model_copy(update={"epochs": 3}))
+    return config
+
+
+def test_a_clock_that_jumps_changes_nothing(store, reference, tmp_path, monkeypatch):
+    config = cut(store, tmp_path / "run")
+    for path in config.out.iterdir():
+        os.utime(path, (0, 0))
+    os.utime(config.out / "last.pt", (2**33, 2**33))
+    monkeypatch.setattr(time, "time", lambda: -1e9)
+    pretrain.run(config, resume=True)
+    assert_same_run(config.out, reference)
+
+
+def test_a_checkpoint_of_other_software_resumes_with_a_note(store, reference, tmp_path, capsys):
+    config = cut(store, tmp_path / "run")
+    saved = torch.load(config.out / "last.pt", weights_only=True)
+    saved["versions"] |= {"torch": "1.0", "i2pmae": "0.0.1"}
+    del saved["extra"]["contents"]
+    torch.save(saved, config.out / "last.pt")
+    settings = json.loads((config.out / "config.json").read_text())
+    del settings["accumulate"], settings["synchronize_norms"]  # keys of later versions
+    (config.out / "config.json").write_text(json.dumps(settings))
+    pretrain.run(config, resume=True)
+    assert "written by i2pmae 0.0.1 (now" in capsys.readouterr().err
+    assert_same_run(config.out, reference)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"out": 3, "epochz": 1}', "\0", "[" * 100_000])
+def test_a_damaged_config_is_one_line(store, tmp_path, text):
+    config = cut(store, tmp_path / "run")
+    (config.out / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json cannot be understood"):
+        pretrain.run(config, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: saved["metrics"].clear(),
+        lambda saved: saved["metrics"].update(losses="none"),
+        lambda saved: saved["optimizer"].clear(),
+        lambda saved: saved["optimizer"]["state"][0].clear(),
+        lambda saved: saved["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
+        lambda saved: saved["model"].popitem(),
+        lambda saved: saved["extra"].clear(),
+    ],
+)
+def test_a_checkpoint_with_a_hole_is_one_line(store, tmp_path, change):
+    config = cut(store, tmp_path / "run")
+    saved = torch.load(config.out / "last.pt", weights_only=True)
+    change(saved)
+    torch.save(saved, config.out / "last.pt")
+    before = metrics(config.out)
+    with pytest.raises(I2PMAEError):
+        pretrain.run(config, resume=True)
+    assert metrics(config.out) == before
+
+
+def test_a_store_that_has_changed_is_refused(store, tmp_path):
+    config = cut(store, tmp_path / "run")
+    changed = extract_config(tmp_path / "changed.zarr")
+    changed = changed.model_copy(
+        update={"store": changed.store.model_copy(update={"dtype": "float32"})}
+    )
+    extract_2d.run(changed)
+    with pytest.raises(ConfigError, match="another store than --cache, or it has changed"):
+        pretrain.run(config.model_copy(update={"cache": changed.cache}), resume=True)
+
+
+def test_a_store_in_other_shards_is_the_same_store(store, reference, tmp_path):
+    config = cut(store, tmp_path / "run")
+    other = extract_config(tmp_path / "other.zarr")
+    extract_2d.run(
+        other.model_copy(update={"store": other.store.model_copy(update={"shard_size": 3})})
+    )
+    pretrain.run(config.model_copy(update={"cache": other.cache}), resume=True)
+    assert_same_run(config.out, reference)
