@@ -628,15 +628,19 @@ def report(
 @app.command()
 def inspect(
     cache: Annotated[Path, typer.Argument(help="Store, or a folder that holds exactly one.")],
+    histograms: Annotated[
+        bool, typer.Option("--histograms", help="Read everything and count its values.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of the choice of the shape shown.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a store holds: arrays, sizes, provenance, completeness, classes.
+    """What a store holds: arrays, sizes, provenance, classes, a shape; how to open it in Python.
 
-    Example: i2pmae inspect cache/
+    Example: i2pmae inspect cache/ --histograms
     """
     from i2pmae.stages import inspect as stage
 
-    _finish(stage.run(cache), as_json)
+    _finish(stage.run(cache, with_histograms=histograms, seed=seed), as_json)
 
 
 @app.command()

@@ -27,6 +27,7 @@ console = Console(stderr=True, highlight=False)
 _results = Console(highlight=False)
 
 _SECONDS_PER_LINE = 10.0
+_SHADES = " ·░▒▓█"
 _UNWRAPPED = 100_000  # columns; more than any line has
 
 
@@ -92,6 +93,37 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     plain.print(table)
     lines = [title] * bool(title) + [line.rstrip() for line in _text(plain).splitlines()]
     target.file.write("\n".join(lines) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print lines as they are where tables go."""
+    target = console if _mode.results_on_stderr else _results
+    target.file.write(f"{text}\n")
+
+
+def print_picture(brightness: Sequence[Sequence[float]]) -> None:
+    """Print a little picture where tables go: in grey on a terminal, else in characters.
+
+    Args:
+        brightness: rows of values in [0, 1]; their number is even.
+    """
+    target = console if _mode.results_on_stderr else _results
+    pairs = zip(brightness[::2], brightness[1::2], strict=True)
+    if not target.is_terminal:
+        for upper, lower in pairs:
+            both = [max(a, b) for a, b in zip(upper, lower, strict=True)]
+            line = "".join(_SHADES[round(value * (len(_SHADES) - 1))] for value in both)
+            target.file.write(f"{line.rstrip()}\n")
+        return
+    for upper, lower in pairs:
+        cells = [
+            ("▀", f"rgb({a},{a},{a}) on rgb({b},{b},{b})")
+            for a, b in (
+                (round(255 * above), round(255 * below))
+                for above, below in zip(upper, lower, strict=True)
+            )
+        ]
+        target.print(Text.assemble(*cells), soft_wrap=True)
 
 
 def _text(console: Console) -> str:

@@ -177,7 +177,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
 
 
 def test_json_output_is_one_object(monkeypatch, capsys):
-    monkeypatch.setattr("i2pmae.stages.inspect.run", lambda _: {"complete": True})
+    monkeypatch.setattr("i2pmae.stages.inspect.run", lambda *_, **__: {"complete": True})
     code, out, _ = run(monkeypatch, capsys, "inspect", "x.zarr", "--json")
     assert code == 0
     assert json.loads(out) == {"complete": True}
