@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,27 @@ class TestSmallerEncodings:
         assert distances[codes[patch][1]] == pytest.approx(distances.min(), abs=1e-5)
         assert np.array_equal(decoded[patch][8:16], books[1][codes[patch][1]].numpy())
         assert not decoded[~features.any(axis=-1)].any()
+
+
+def test_scale_plan():
+    found = run("scale_plan.py", "--quick")
+    assert set(found["plan"]) == {"1000000", "10000000", "100000000", "1000000000"}
+    smallest, *_, largest = found["plan"].values()
+    assert largest["TB"] == pytest.approx(1000 * smallest["TB"])
+    assert {row["shards"] for row in found["curve"].values()} == {1, 4}
+    # every array has a file per shard, but the axes of the views, and two of metadata in all
+    assert all(row["files"] == 12 * row["shards"] + 1 + 14 for row in found["curve"].values())
+
+
+def test_the_scale_page_shows_the_plan_of_the_defaults():
+    page = (FOLDER.parent / "docs" / "scale.md").read_text()
+    plan = run("scale_plan.py", "--quick")["plan"]["1000000000"]
+    rows = dict(re.findall(r"^\| ([^|]+) \|.*\| ([^|]+) \|$", page, re.M))
+    assert rows["shards"] == f"{plan['shards'] / 1e6:.1f} million"
+    assert rows["files"] == f"{plan['files'] / 1e6:.0f} million"
+    assert rows["store"] == f"{plan['TB']:.0f} TB"
+    assert rows["stage one, GPU-hours"] == f"{round(plan['GPU-hours of stage one'], -2):,.0f}"
+    assert rows["stage two, GPU-hours"] == f"{plan['GPU-hours of stage two']:.0f}"
+    assert rows["order of an epoch in memory, per process"] == (
+        f"{plan['GB in memory per reader']:.0f} GB"
+    )
