@@ -59,6 +59,8 @@ class EncoderConfig(Config):
         for name, values in per_level.items():
             if len(values) != n_levels:
                 raise ValueError(f"{name} has {len(values)} entries, n_centers has {n_levels}")
+            if not all(0 < value < 2**20 for value in values):
+                raise ValueError(f"{name} {values}: expected numbers from 1 to a million")
         if n_levels < 2:
             raise ValueError("n_centers needs at least two levels")
         if any(width % self.n_heads for width in self.widths):
@@ -503,7 +505,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {path}: not valid TOML: {error}") from None
 
 
@@ -514,7 +516,7 @@ def _parse_value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
 
 

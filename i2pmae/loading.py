@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from i2pmae.training import checkpoint as checkpoints
 from i2pmae.training.checkpoint import Checkpoint
 
 Variant = Literal["obj", "pb-t50-rs"]
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 _MODELNET40 = {"group_sizes": (48, 24, 24), "radii": (0.24, 0.48, 0.96)}
 _SCANOBJECTNN = {"group_sizes": (32, 16, 16), "radii": (0.32, 0.64, 1.28)}
@@ -45,10 +48,12 @@ def load_encoder(checkpoint: str | Path) -> FrozenEncoder:
         CheckpointError: if the file cannot be read or lacks encoder weights.
     """
     saved = checkpoints.load(checkpoint)
-    encoder = FrozenEncoder(encoder_config_of(saved), pretrained=saved.kind != "classifier")
-    checkpoints.load_encoder_weights(encoder, saved)
-    if encoder.norm is not None:
-        _load_norm(encoder.norm, saved)
+    with _understood(checkpoint):
+        config = encoder_config_of(saved)
+        encoder = FrozenEncoder(config, pretrained=saved.kind != "classifier")
+        checkpoints.load_encoder_weights(encoder, saved)
+        if encoder.norm is not None:
+            _load_norm(encoder.norm, saved)
     return encoder.eval()
 
 
@@ -77,14 +82,11 @@ def load_pretraining(checkpoint: str | Path) -> PretrainingModel:
             f"{checkpoint} holds a {saved.kind} network; the one of pre-training is needed"
         )
     sizes = saved.extra.get("network", {"n_views": 3, "image_channels": 512, "image_size": 224})
-    model = PretrainingModel(
-        encoder_config_of(saved),
-        MaskingConfig.model_validate(saved.config.get("masking", {})),
-        TargetConfig.model_validate(saved.config.get("targets", {})),
-        **sizes,
-    )
-    checkpoints.load_weights(model, saved)
-    return model.eval()
+    with _understood(checkpoint):
+        encoder = encoder_config_of(saved)
+        masking = MaskingConfig.model_validate(saved.config.get("masking", {}))
+        targets = TargetConfig.model_validate(saved.config.get("targets", {}))
+        return _filled(lambda: PretrainingModel(encoder, masking, targets, **sizes), saved)
 
 
 def load_classifier(checkpoint: str | Path, variant: Variant = "obj") -> Classifier:
@@ -110,10 +112,10 @@ def load_classifier(checkpoint: str | Path, variant: Variant = "obj") -> Classif
             f"{checkpoint} holds a {saved.kind} network, not a classifier; "
             "i2pmae finetune makes one from it"
         )
-    n_classes = int(saved.model[_last_bias(saved)].shape[0])
-    model = Classifier(encoder_config_of(saved, variant), head_config_of(saved), n_classes)
-    checkpoints.load_weights(model, saved)
-    return model.eval()
+    with _understood(checkpoint):
+        n_classes = int(saved.model[_last_bias(saved)].shape[0])
+        encoder, head = encoder_config_of(saved, variant), head_config_of(saved)
+        return _filled(lambda: Classifier(encoder, head, n_classes), saved)
 
 
 def load_segmenter(checkpoint: str | Path) -> Segmenter:
@@ -135,22 +137,22 @@ def load_segmenter(checkpoint: str | Path) -> Segmenter:
             f"{checkpoint} holds a {saved.kind} network, not a segmenter; "
             "i2pmae finetune --recipe segment-shapenetpart makes one from it"
         )
-    n_categories = _size(saved, "category.0.weight", axis=1)
-    n_parts = _size(saved, "head.10.weight", axis=0)
-    head = SegmentHeadConfig(
-        level_widths=(
-            _size(saved, "levels.0.first.weight", axis=0),
-            _size(saved, "levels.0.second.weight", axis=0),
-        ),
-        widths=(
-            _size(saved, "head.0.weight", axis=0),
-            _size(saved, "head.4.weight", axis=0),
-            _size(saved, "head.7.weight", axis=0),
-        ),
-    )
-    model = Segmenter(encoder_config_of(saved), n_parts, n_categories, head)
-    checkpoints.load_weights(model, saved)
-    return model.eval()
+    with _understood(checkpoint):
+        n_categories = _size(saved, "category.0.weight", axis=1)
+        n_parts = _size(saved, "head.10.weight", axis=0)
+        head = SegmentHeadConfig(
+            level_widths=(
+                _size(saved, "levels.0.first.weight", axis=0),
+                _size(saved, "levels.0.second.weight", axis=0),
+            ),
+            widths=(
+                _size(saved, "head.0.weight", axis=0),
+                _size(saved, "head.4.weight", axis=0),
+                _size(saved, "head.7.weight", axis=0),
+            ),
+        )
+        encoder = encoder_config_of(saved)
+        return _filled(lambda: Segmenter(encoder, n_parts, n_categories, head), saved)
 
 
 def encoder_config_of(saved: Checkpoint, variant: Variant = "obj") -> EncoderConfig:
@@ -163,11 +165,13 @@ def encoder_config_of(saved: Checkpoint, variant: Variant = "obj") -> EncoderCon
 
     if saved.config:
         try:
-            return EncoderConfig.model_validate(saved.config.get("encoder", {}))
+            found = EncoderConfig.model_validate(saved.config.get("encoder", {}))
         except ValidationError as error:
             raise CheckpointError(
                 f"the checkpoint's encoder settings cannot be used: {error.errors()[0]['msg']}"
             ) from None
+        _check_sizes(found, saved)
+        return found
     if saved.kind in ("pretraining", "point-m2ae"):
         return EncoderConfig()
     settings: dict[str, Any] = _MODELNET40
@@ -176,6 +180,48 @@ def encoder_config_of(saved: Checkpoint, variant: Variant = "obj") -> EncoderCon
     elif head_config_of(saved).pooling == "concat":
         settings = _PB_T50_RS if variant == "pb-t50-rs" else _SCANOBJECTNN
     return EncoderConfig(**settings)
+
+
+@contextmanager
+def _understood(path: str | Path) -> Iterator[None]:
+    """Say in one line that a checkpoint holds something else than its kind should."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise CheckpointError(
+            f"{path} is damaged, its weights and settings do not fit together ({reason}); copy or "
+            "download it again"
+        ) from error
+
+
+def _filled(make: Callable[[], ModelT], saved: Checkpoint) -> ModelT:
+    """A network with the weights of a checkpoint, built only if they fit."""
+    with torch.device("meta"):  # settings may ask for sizes that no memory holds
+        checkpoints.check_weights(make(), saved)
+    model = make()
+    checkpoints.load_weights(model, saved)
+    return model.eval()
+
+
+def _check_sizes(config: EncoderConfig, saved: Checkpoint) -> None:
+    """Refuse settings of an encoder that the weights are not of."""
+    widths = {
+        f"encoder.positions.{level}.0.weight": width for level, width in enumerate(config.widths)
+    }
+    widths["encoder.embeddings.0.point_in.weight"] = config.embedding_width
+    for name, width in widths.items():
+        weight = saved.model.get(name)
+        if weight is not None and (weight.ndim != 2 or len(weight) != width):
+            raise CheckpointError(
+                f"the checkpoint is damaged: {name} has shape {tuple(weight.shape)}, its settings "
+                f"say {width} rows; copy or download it again"
+            )
+    if sum(config.depths) > len(saved.model):
+        raise CheckpointError(
+            f"the checkpoint is damaged: its settings say {sum(config.depths)} blocks, it holds "
+            f"{len(saved.model)} tensors; copy or download it again"
+        )
 
 
 def head_config_of(saved: Checkpoint) -> HeadConfig:

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from i2pmae.archives import check_stored
 from i2pmae.errors import DataError
 
 FORMATS = (".npz", ".parquet")
 _ARRAYS = ("ids", "labels", "splits", "vectors", "class_names", "settings")
 _SETTINGS = b"i2pmae"  # key in the metadata of a Parquet file
+_UNPACKED = 64  # values per byte of a file; real ones have a quarter
 _REMEDY = "Write it again with i2pmae embed."
 
 
@@ -157,6 +159,7 @@ def _text(values: Sequence[str]) -> NDArray[np.str_]:
 
 
 def _read_npz(path: Path) -> Vectors:
+    check_stored(path)
     with path.open("rb") as stream:  # numpy leaves damaged files open
         found = np.load(stream, allow_pickle=False)
         if not isinstance(found, np.lib.npyio.NpzFile):
@@ -195,6 +198,7 @@ def _write_parquet(path: Path, values: Vectors) -> None:
 
 def _read_parquet(path: Path) -> Vectors:
     _, parquet = _parquet()
+    _check_parquet(path, parquet)
     table = parquet.read_table(path)
     metadata = (table.schema.metadata or {}).get(_SETTINGS)
     missing = [
@@ -212,6 +216,17 @@ def _read_parquet(path: Path) -> Vectors:
         class_names=tuple(about["class_names"]),
         settings=dict(about["settings"]),
     )
+
+
+def _check_parquet(path: Path, parquet: Any) -> None:
+    """Refuse a file that unpacks to much more than vectors and names ever do."""
+    with parquet.ParquetFile(path) as file:
+        about = file.metadata
+        groups = [about.row_group(index) for index in range(about.num_row_groups)]
+        columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+        largest = max((column.num_values for column in columns), default=0)
+    if max(about.num_rows, largest) > _UNPACKED * path.stat().st_size:
+        raise ValueError(f"{largest} values in a file of {path.stat().st_size} bytes")
 
 
 def _parquet() -> tuple[Any, Any]:

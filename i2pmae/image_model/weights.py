@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from i2pmae.archives import check_dense, check_stored
 from i2pmae.errors import WeightsError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -69,6 +70,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         elif _is_torchscript(path):
             found = _TorchScriptReader.read(path)
         else:
+            check_stored(path)
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise a dozen kinds, all mean the same here
         raise WeightsError(f"{path} cannot be read as weights: {one_line(error)}") from error
@@ -78,6 +80,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path} holds a {type(found).__name__}; expected tensors by name")
     weights = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    try:
+        check_dense(weights)
+    except ValueError as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
     if not weights:
         raise WeightsError(f"{path} holds no tensors; expected the weights of an image model")
     for prefix in _PREFIXES:

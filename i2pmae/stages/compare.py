@@ -33,7 +33,15 @@ def run(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
         DataError: if a path holds no result, or `out` cannot be written.
     """
     results = {str(path): _read(path) for path in paths}
-    cells = {name: _cells(result) for name, result in results.items()}
+    cells = {}
+    for name, result in results.items():
+        try:
+            cells[name] = _cells(result)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{name}: its result is damaged or of another version of i2pmae ({error!r}); "
+                "finish the run again with --resume"
+            ) from error
     headings = list(dict.fromkeys(heading for row in cells.values() for heading in row))
     rows = [[name, *(row.get(heading, "") for heading in headings)] for name, row in cells.items()]
     for name, published in _published(results).items():
@@ -120,7 +128,10 @@ def _differences(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, result in results.items():
         saved = Path(name) / "config.json"
         if "task" in result and saved.exists():
-            config = json.loads(saved.read_text(encoding="utf-8"))
+            try:
+                config = dict(json.loads(saved.read_text(encoding="utf-8")))
+            except (ValueError, TypeError, RecursionError, OSError) as error:
+                raise DataError(f"{saved} is damaged ({error}); restore it from a copy") from None
             groups.setdefault((result["task"], result["data"]), []).append(config)
     different = {
         key

@@ -43,6 +43,9 @@ RESIDENT_ARRAYS = (
 )
 
 
+_MANY = 2**26  # shapes that a store's metadata is believed to have
+
+
 class StoreReader:
     """A finished store, read shape by shape in any order.
 
@@ -84,6 +87,10 @@ class StoreReader:
                 "finish it."
             )
         self._schemas = arrays(self.info.spec)
+        last = self._schemas["status"].key(self.info.spec.n_shards - 1)
+        # Before memory is taken for as many shapes as it says.
+        if len(self) > _MANY and not self._location.has(last):
+            raise self._damaged("status", f"{last} is missing")
         context: dict[str, Any] = {"cache_pool": {"total_bytes_limit": cache_bytes}}
         if threads is not None:
             context["data_copy_concurrency"] = {"limit": threads}

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
+_LARGEST_SHARD = 2**20  # shapes; a larger number is damage
+_MOST_VALUES = 2**28  # of one array per shape; a larger number is damage
 
 PENDING, DONE, SKIPPED = 0, 1, 2  # values of `status`
 
@@ -83,8 +85,14 @@ class StoreSpec:
         sizes = spec.sizes()
         if any(type(size) is not int or size < 1 for size in (*sizes.values(), spec.shard_size)):
             raise ValueError(f"sizes must be positive whole numbers, found {dict(values)}")
+        if spec.shard_size > _LARGEST_SHARD:
+            raise ValueError(f"shards of {spec.shard_size} shapes")
         if spec.dtype not in ("int8", "float16", "float32"):
             raise ValueError(f"unknown dtype {spec.dtype!r}")
+        for array in arrays(spec).values():
+            of_shape = math.prod(array.shape(spec)[1:])
+            if array.layout != "store" and of_shape > _MOST_VALUES:
+                raise ValueError(f"{array.name} would hold {of_shape} values per shape")
         return spec
 
 

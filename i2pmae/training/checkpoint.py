@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from i2pmae import __version__
+from i2pmae.archives import check_dense, check_stored
 from i2pmae.errors import CheckpointError
 from i2pmae.model.official import IMAGE_MODEL_PREFIX, Kind, from_official, to_official
 
@@ -177,6 +178,11 @@ def load(path: Path | str, map_location: torch.device | str = "cpu") -> Checkpoi
     _require_file(path)
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     payload = read(path, map_location)
+    for found in (payload, *(value for value in payload.values() if isinstance(value, dict))):
+        try:
+            check_dense(found)
+        except ValueError as error:
+            raise _unreadable(path, error) from error
     if payload.get("format") == FORMAT:
         return _from_payload(path, payload)
     return _from_official(path, payload)
@@ -206,6 +212,16 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
         CheckpointError: if any is missing, left over or of another shape; the network is then
             unchanged.
     """
+    check_weights(model, checkpoint)
+    return _copy(model, checkpoint, set(model.state_dict()))
+
+
+def check_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """What `load_weights` checks, for a network that may be on the device `meta`.
+
+    Raises:
+        CheckpointError: as `load_weights`.
+    """
     wanted = set(model.state_dict())
     extra = sorted(checkpoint.model.keys() - wanted)
     if extra:
@@ -213,7 +229,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> LoadReport:
             f"the checkpoint ({checkpoint.kind}) holds {len(extra)} tensors that this network has "
             f"no place for: {_summary(extra)}. Use the settings it was trained with."
         )
-    return _copy(model, checkpoint, wanted)
+    _check_shapes(model, checkpoint, wanted)
 
 
 def restore(
@@ -257,7 +273,7 @@ def other_versions(saved: Checkpoint) -> list[str]:
     return [f"the checkpoint was written by {', '.join(changed)}; numbers may differ by rounding"]
 
 
-def _copy(model: nn.Module, checkpoint: Checkpoint, wanted: set[str]) -> LoadReport:
+def _check_shapes(model: nn.Module, checkpoint: Checkpoint, wanted: set[str]) -> None:
     ours = model.state_dict()
     missing = sorted(wanted - checkpoint.model.keys())
     if missing or not wanted:
@@ -273,6 +289,11 @@ def _copy(model: nn.Module, checkpoint: Checkpoint, wanted: set[str]) -> LoadRep
                 f"{name} has shape {found} in the checkpoint and {expected} in this network. "
                 "Use the settings the checkpoint was trained with."
             )
+
+
+def _copy(model: nn.Module, checkpoint: Checkpoint, wanted: set[str]) -> LoadReport:
+    _check_shapes(model, checkpoint, wanted)
+    ours = model.state_dict()
     model.load_state_dict({name: checkpoint.model[name] for name in wanted}, strict=False)
     parameters = dict(model.named_parameters())
     return LoadReport(
@@ -366,11 +387,10 @@ def _read_torch(path: Path, device: torch.device | str) -> dict[str, Any]:
 
 def _check_archive(path: Path) -> None:
     """Compare checksums, which torch does not, and refuse entries larger than the file."""
+    check_stored(path)
     if not zipfile.is_zipfile(path):
         return  # the format of torch before 1.6
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("compressed entries")
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"wrong checksum of {damaged}")
