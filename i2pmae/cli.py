@@ -87,6 +87,15 @@ def extract_2d(
         str | None, typer.Option(help="stop or skip at shapes that cannot be used.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Shapes per batch.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that share the work, one image model each.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Running dask scheduler whose workers do it: tcp://HOST:8786")
+    ] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(help="TOML for dask-jobqueue: --workers are Slurm jobs.")
+    ] = None,
     layout: Layout = None,
     recipe: Recipe = None,
     override: Override = None,
@@ -125,6 +134,9 @@ def extract_2d(
             "store.dtype": dtype,
             "on_error": on_error,
             "batch_size": batch_size,
+            "workers.count": workers,
+            "workers.scheduler": scheduler,
+            "workers.slurm": slurm,
             "layout": layout,
             "seed": seed,
             "device": device,
@@ -641,6 +653,32 @@ def inspect(
     from i2pmae.stages import inspect as stage
 
     _finish(stage.run(cache, with_histograms=histograms, seed=seed), as_json)
+
+
+@app.command()
+def verify(
+    cache: Annotated[str, typer.Argument(help="Store, or a folder that holds exactly one.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Extract again exactly the damaged shards.")
+    ] = False,
+    recompute: Annotated[
+        int, typer.Option(min=0, metavar="K", help="Shapes to render and encode again and compare.")
+    ] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="The shapes, if they lie elsewhere now.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read all of a store: checksums, completeness, values. Exits with 1 if anything is wrong.
+
+    Example: i2pmae verify cache/shapes.zarr --recompute 10
+    """
+    from i2pmae.stages import verify as stage
+
+    result = stage.run(cache, repair=repair, recompute=recompute, data=data)
+    _finish(result, as_json)
+    if not result["ok"]:
+        raise typer.Exit(1)
 
 
 @app.command()

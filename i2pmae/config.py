@@ -132,6 +132,28 @@ class StoreConfig(Config):
     shard_size: int = Field(64, gt=0)  # shapes per shard
 
 
+class WorkersConfig(Config):
+    """Who does stage one: this process, or workers of dask."""
+
+    count: int | None = Field(None, gt=0)  # processes of this machine, or with `slurm` of jobs
+    threads: int | None = Field(None, gt=0)  # of each local process; None: they share the cores
+    scheduler: str | None = None  # address of a running dask scheduler
+    slurm: Path | None = None  # TOML file with the arguments of dask-jobqueue's SLURMCluster
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> Self:
+        if self.scheduler is not None and (self.count is not None or self.slurm is not None):
+            raise ValueError(
+                "a scheduler has workers of its own: leave out the number of workers and slurm"
+            )
+        return self
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are to be any."""
+        return any(value is not None for value in (self.count, self.scheduler, self.slurm))
+
+
 class ExtractConfig(Config):
     """Settings of `i2pmae extract-2d`."""
 
@@ -149,6 +171,7 @@ class ExtractConfig(Config):
     image_model: ImageModelConfig = ImageModelConfig()
     views: ViewConfig = ViewConfig()
     store: StoreConfig = StoreConfig()
+    workers: WorkersConfig = WorkersConfig()
 
 
 class SvmCheckConfig(Config):

@@ -30,6 +30,10 @@ class StoreMismatchError(StoreError):
     """A store was made with other settings than the ones asked for."""
 
 
+class WorkersError(I2PMAEError):
+    """Workers of a cluster were lost, and with them the work could not be done."""
+
+
 class CheckpointError(I2PMAEError):
     """A checkpoint cannot be read or does not hold what is needed."""
 

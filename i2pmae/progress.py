@@ -74,6 +74,13 @@ def warn(message: str) -> None:
     console.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print results on stdout, a line each."""
+    target = console if _mode.results_on_stderr else _results
+    for line in lines:
+        target.file.write(f"{' '.join(line.split())}\n")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on stdout; columns in which every cell is a number align right."""
     cells = [[str(cell) for cell in row] for row in rows]

@@ -21,6 +21,7 @@ COMMANDS = [
     "show",
     "report",
     "inspect",
+    "verify",
     "convert",
     "demo",
     "doctor",
@@ -128,6 +129,7 @@ def test_a_misspelt_option_suggests_the_nearest(monkeypatch, capsys):
         (("fewshot-split", "procedural", "--ways", "5,x"), "ways"),
         (("compare", "/no/such/run"), "/no/such/run"),
         (("inspect", "/no/such.zarr"), "no store at /no/such.zarr"),
+        (("verify", "/no/such.zarr"), "no store at /no/such.zarr"),
         (("convert", "/no/such.pth", "/tmp/out.pt"), "no checkpoint at /no/such.pth"),
     ],
 )

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from i2pmae.config import ExtractConfig, to_plain
 from i2pmae.datasets import ShapeSource, open_source
-from i2pmae.datasets.check import survey
+from i2pmae.datasets.check import Survey, survey
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import DataError, StoreError
 from i2pmae.geometry.projection import fit_pixels, patches_read, pixels, render, view_axes
@@ -34,6 +34,7 @@ from i2pmae.store.schema import DONE, SKIPPED, StoreSpec, arrays
 from i2pmae.store.writer import StoreWriter, open_writer
 
 _LISTED = 10  # unusable shapes that an error names
+_NO_INFLUENCE = ("cache", "workers")  # settings that change nothing in a store
 _AT_ONCE = 4  # batches, at most
 
 Depth = Literal["sum", "nearest"]
@@ -56,39 +57,51 @@ def run(config: ExtractConfig) -> dict[str, Any]:
         StoreError: if the store cannot be written, or was made with other settings.
     """
     started = time.monotonic()
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.precision, device)
-    source = open_source(
-        config.data,
-        layout=config.layout,
-        split=config.split,
-        limit=config.limit,
-        points=config.points,
-        seed=config.seed,
-    )
+    source = open_data(config)
     for message in source.notes:
         note(message)
-    image_model = load_image_model(
-        config.image_model.name,
-        config.image_model.pretrained,
-        config.image_model.image_size,
-        config.image_model.normalization,
-        device,
-        dtype,
-    )
+    if not config.workers.wanted:
+        return _run(config, source, _Alone(config, source), started)
+    from i2pmae.stages.workers import crew
+
+    with crew(config, source) as workers:
+        return _run(config, source, workers, started)
+
+
+class Hands(Protocol):
+    """Who loads, encodes and writes: this process, or the workers of a cluster.
+
+    Attributes:
+        model: what the image model is like.
+    """
+
+    model: ImageModelFacts
+
+    def survey(self) -> Survey:
+        """Load every shape once, and keep nothing but what is wrong with them."""
+
+    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> dict[str, str]:
+        """Write all pending shards, given shapes known to be unusable, by index.
+
+        Returns the shapes that were skipped, by id; both with the reasons.
+        """
+
+
+def _run(
+    config: ExtractConfig, source: ShapeSource, hands: Hands, started: float
+) -> dict[str, Any]:
     path = store_path(config.cache, config.data)
     bad: dict[int, str] = {}
     n_points = _recorded_points(path)
     if n_points is None:
-        n_points, bad = _survey(source, config)
-    axes = view_axes(config.views.n_views)
+        n_points, bad = _usable(hands.survey(), source, config)
     spec = StoreSpec(
         n_shapes=len(source),
         n_points=n_points,
         n_views=config.views.n_views,
-        image_size=image_model.image_size,
-        grid=image_model.grid,
-        channels=image_model.channels,
+        image_size=hands.model.image_size,
+        grid=hands.model.grid,
+        channels=hands.model.channels,
         dtype=config.store.dtype,
         shard_size=config.store.shard_size,
         parts=source.part_names is not None,
@@ -96,9 +109,9 @@ def run(config: ExtractConfig) -> dict[str, Any]:
     writer = open_writer(
         path,
         spec,
-        view_axes=axes.numpy(),
-        settings=_settings(config, source, image_model, dtype),
-        provenance=_provenance(config, source, image_model, device),
+        view_axes=view_axes(config.views.n_views).numpy(),
+        settings=_settings(config, source, hands.model),
+        provenance=_provenance(config, source, hands.model),
         class_names=source.class_names,
         part_names=source.part_names,
     )
@@ -107,7 +120,7 @@ def run(config: ExtractConfig) -> dict[str, Any]:
         if 0 < n_left < len(source):
             note(f"continuing {path}: {len(source) - n_left} of {len(source)} shapes are done")
         extracted = time.monotonic()
-        skipped = _extract(config, source, image_model, axes.to(device), writer, bad)
+        skipped = hands.extract(writer, bad)
         seconds = time.monotonic() - extracted
         writer.finish()
     for name, reason in skipped.items():
@@ -123,6 +136,18 @@ def run(config: ExtractConfig) -> dict[str, Any]:
     done = f"{n_left} shapes in {seconds:.0f} s" if n_left else "nothing left to do"
     note(f"{path}: {len(source)} shapes, {done}; next: i2pmae pretrain --cache {path}")
     return result
+
+
+def open_data(config: ExtractConfig) -> ShapeSource:
+    """The shapes to extract."""
+    return open_source(
+        config.data,
+        layout=config.layout,
+        split=config.split,
+        limit=config.limit,
+        points=config.points,
+        seed=config.seed,
+    )
 
 
 def store_path(cache: Path, data: Path) -> Path:
@@ -171,6 +196,82 @@ def encode_batch(
 
 
 @dataclass(frozen=True)
+class ImageModelFacts:
+    """What a store's sizes, settings and provenance say of the image model; see `ImageModel`."""
+
+    image_size: int
+    grid: tuple[int, int]
+    channels: int
+    pretrained: str
+    weights_hash: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    saliency_kind: str
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The image model, and the view axes on its device."""
+
+    image_model: ImageModel
+    axes: Tensor
+    facts: ImageModelFacts
+
+
+def load_encoder(config: ExtractConfig, device: torch.device) -> Encoder:
+    """Load the image model.
+
+    Raises:
+        ConfigError, WeightsError: as `load_image_model`.
+    """
+    dtype = pick_dtype(config.precision, device)
+    image_model = load_image_model(
+        config.image_model.name,
+        config.image_model.pretrained,
+        config.image_model.image_size,
+        config.image_model.normalization,
+        device,
+        dtype,
+    )
+    facts = ImageModelFacts(
+        image_size=image_model.image_size,
+        grid=image_model.grid,
+        channels=image_model.channels,
+        pretrained=image_model.pretrained,
+        weights_hash=image_model.weights_hash,
+        mean=image_model.mean,
+        std=image_model.std,
+        saliency_kind=image_model.saliency_kind,
+        precision=str(dtype).removeprefix("torch."),
+        device=device.type,
+    )
+    return Encoder(image_model, view_axes(config.views.n_views).to(device), facts)
+
+
+class _Alone:
+    """This process, on its own."""
+
+    def __init__(self, config: ExtractConfig, source: ShapeSource) -> None:
+        self._config, self._source = config, source
+        self._encoder = load_encoder(config, pick_device(config.device))
+        self.model = self._encoder.facts
+
+    def survey(self) -> Survey:
+        with Progress("check", total=len(self._source)) as progress:
+            return survey(self._source, progress=progress.advance)
+
+    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> dict[str, str]:
+        spec, shards = writer.spec, list(writer.pending)
+        total = sum(spec.shard(k).stop - spec.shard(k).start for k in shards)
+        with Progress("extract-2d", total=total) as progress:
+            return write_shards(
+                self._config, self._source, self._encoder, writer, shards, bad, progress.advance
+            )
+
+
+@dataclass(frozen=True)
 class _Batch:
     """Some shapes of one shard, and where they go."""
 
@@ -185,28 +286,44 @@ class _Batch:
         return self.indices.stop == int(self.rows.stop)
 
 
-def _extract(
+def write_shards(
     config: ExtractConfig,
     source: ShapeSource,
-    image_model: ImageModel,
-    axes: Tensor,
+    encoder: Encoder,
     writer: StoreWriter,
+    shards: list[int],
     bad: dict[int, str],
+    advance: Callable[[int], object] | None = None,
 ) -> dict[str, str]:
-    """Write all pending shards; batches of one are encoded while the one before is written."""
+    """Write shards; batches of one are encoded while the one before is written.
+
+    Args:
+        config: settings of the stage.
+        source: the shapes.
+        encoder: the image model.
+        writer: of the store.
+        shards: which ones.
+        bad: shapes known to be unusable, by index, with the reasons.
+        advance: called with a number of shapes once these are encoded.
+
+    Returns:
+        The shapes that were skipped, by id, with the reasons.
+
+    Raises:
+        DataError: if a shape cannot be used and `on_error` is `stop`.
+        StoreError: if the store cannot be written.
+    """
     spec = writer.spec
     skipped: dict[str, str] = {}
     write: Future[None] | None = None
-    total = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
 
     def fill(batch: _Batch, image_model: ImageModel) -> dict[int, str]:
-        return _fill(batch, config, source, spec, axes, image_model, bad)
+        return _fill(batch, config, source, spec, encoder.axes, image_model, bad)
 
-    batches = _batches(config, source, spec, list(writer.pending))
+    batches = _batches(config, source, spec, shards)
     with (
         ThreadPoolExecutor(max_workers=1) as pool,
-        closing(_several_at_once(fill, batches, image_model)) as filled,
-        Progress("extract-2d", total=total) as progress,
+        closing(_several_at_once(fill, batches, encoder.image_model)) as filled,
     ):
         for batch, unusable in filled:
             skipped |= {source.ids[index]: reason for index, reason in unusable.items()}
@@ -214,10 +331,54 @@ def _extract(
                 if write is not None:
                     write.result()
                 write = pool.submit(writer.write_shard, batch.shard, batch.values)
-            progress.advance(len(batch.indices))
+            if advance is not None:
+                advance(len(batch.indices))
         if write is not None:
             write.result()
     return skipped
+
+
+def try_shapes(
+    config: ExtractConfig,
+    source: ShapeSource,
+    encoder: Encoder,
+    spec: StoreSpec,
+    shapes: range,
+    bad: dict[int, str],
+) -> None:
+    """Load and encode shapes of one shard and forget the result; arguments as `write_shards`.
+
+    Raises:
+        DataError: if a shape cannot be used and `on_error` is `stop`.
+    """
+    rows = spec.shard(shapes.start // spec.shard_size)
+    for batch in _cut(config, source, spec, rows, shapes):
+        _fill(batch, config, source, spec, encoder.axes, encoder.image_model, bad)
+
+
+def encode_shape(
+    config: ExtractConfig, source: ShapeSource, encoder: Encoder, spec: StoreSpec, index: int
+) -> Arrays:
+    """What the store should hold of one shape; arguments as `write_shards`.
+
+    Returns:
+        By name (1, ...), without `label`, `id`, `split` and `status`.
+
+    Raises:
+        DataError: if the shape cannot be used.
+    """
+    rows = slice(index, index + 1)
+    batch = _Batch(
+        index // spec.shard_size, rows, _empty_shard(spec, source, rows), range(index, index + 1)
+    )
+    unusable = _fill(batch, config, source, spec, encoder.axes, encoder.image_model, {})
+    for reason in unusable.values():
+        raise DataError(reason)
+    return {
+        name: values
+        for name, values in batch.values.items()
+        if name not in ("label", "id", "split", "status")
+    }
 
 
 def _batches(
@@ -226,10 +387,17 @@ def _batches(
     """What is to be done, in order; a batch never crosses a shard's border."""
     for k in shards:
         rows = spec.shard(k)
-        values = _empty_shard(spec, source, rows)
-        for start in range(rows.start, rows.stop, config.batch_size):
-            indices = range(start, min(start + config.batch_size, rows.stop))
-            yield _Batch(k, rows, values, indices)
+        yield from _cut(config, source, spec, rows, range(rows.start, rows.stop))
+
+
+def _cut(
+    config: ExtractConfig, source: ShapeSource, spec: StoreSpec, rows: slice, shapes: range
+) -> Iterator[_Batch]:
+    """Shapes of one shard in batches that share the shard's arrays."""
+    values = _empty_shard(spec, source, rows)
+    for start in range(0, len(shapes), config.batch_size):
+        indices = shapes[start : start + config.batch_size]
+        yield _Batch(rows.start // spec.shard_size, rows, values, indices)
 
 
 def _several_at_once(
@@ -381,14 +549,15 @@ def _recorded_points(path: Path) -> int | None:
         return None
 
 
-def _survey(source: ShapeSource, config: ExtractConfig) -> tuple[int, dict[int, str]]:
-    """Load every shape once: points that all have, and the shapes that cannot be used.
+def _usable(
+    found: Survey, source: ShapeSource, config: ExtractConfig
+) -> tuple[int, dict[int, str]]:
+    """Points that all usable shapes have, and the shapes that cannot be used.
 
     Raises:
         DataError: if there are unusable shapes and `on_error` is `stop`, or nothing else.
     """
-    with Progress("check", total=len(source)) as progress:
-        bad, fewest = survey(source, progress=progress.advance)
+    bad, fewest = found
     if bad and (config.on_error == "stop" or fewest is None):
         listed = "; ".join(list(bad.values())[:_LISTED])
         more = f"; and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
@@ -406,7 +575,7 @@ def _survey(source: ShapeSource, config: ExtractConfig) -> tuple[int, dict[int, 
 
 
 def _settings(
-    config: ExtractConfig, source: ShapeSource, image_model: ImageModel, dtype: torch.dtype
+    config: ExtractConfig, source: ShapeSource, image_model: ImageModelFacts
 ) -> dict[str, Any]:
     """What decides the store's contents; a continued run must bring the same."""
     return {
@@ -424,14 +593,14 @@ def _settings(
             "mean": list(image_model.mean),
             "std": list(image_model.std),
             "saliency": image_model.saliency_kind,
-            "precision": str(dtype).removeprefix("torch."),
+            "precision": image_model.precision,
         },
         "views": to_plain(config.views),
     }
 
 
 def _provenance(
-    config: ExtractConfig, source: ShapeSource, image_model: ImageModel, device: torch.device
+    config: ExtractConfig, source: ShapeSource, image_model: ImageModelFacts
 ) -> dict[str, Any]:
     """What is good to know about a store and does not decide its contents."""
     import platform
@@ -443,8 +612,10 @@ def _provenance(
         "recipe": source.recipe,
         "class_parts": source.class_parts,
         "weights": image_model.pretrained,
-        "device": str(device),
-        "config": {key: value for key, value in to_plain(config).items() if key != "cache"},
+        "device": image_model.device,
+        "config": {
+            key: value for key, value in to_plain(config).items() if key not in _NO_INFLUENCE
+        },
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "quantization": "code = round(value / feature_scale), one scale per shape and channel"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -14,10 +18,12 @@ from urllib.parse import unquote, urlsplit
 from i2pmae.errors import StoreError
 
 if TYPE_CHECKING:
-    import tensorstore
     import zarr
 
 METADATA = "zarr.json"
+
+_COLLAPSED = re.compile(r"^([a-z][a-z0-9]+):/(?!/)")  # what pathlib makes of s3://bucket
+_EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}  # scheme: its package, and our extra
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -39,10 +45,14 @@ class Location:
     @classmethod
     def of(cls, path: str | Path) -> Location:
         """Understand a path, a `file://` URL or the URL of an object store."""
-        text = str(path)
+        text = _COLLAPSED.sub(r"\1://", str(path))
         if "://" not in text:
             return cls(text, Path(text).absolute())
         url = urlsplit(text)
+        if url.scheme not in ("file", *_EXTRAS):
+            raise StoreError(
+                f"{text}: stores lie in folders, or at {', '.join(f'{s}://' for s in _EXTRAS)} URLs"
+            )
         return cls(
             text.rstrip("/"), Path(unquote(url.path)).absolute() if url.scheme == "file" else None
         )
@@ -53,45 +63,67 @@ class Location:
             return self.folder.exists()
         return self.read(METADATA) is not None
 
-    def key_value_store(self, name: str = "") -> dict[str, str] | str:
+    def key_value_store(self, name: str = "") -> dict[str, Any]:
         """TensorStore's description of the files below `name`."""
         tail = f"{name}/" if name else ""
         if self.folder is not None:
             return {"driver": "file", "path": f"{self.folder}/{tail}"}
-        return f"{self.text}/{tail}"
+        url = urlsplit(self.text)
+        place = {"bucket": url.netloc, "path": f"{url.path.strip('/')}/{tail}"}
+        if url.scheme == "gs":
+            return {"driver": "gcs", **place}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint is None:
+            return {"driver": "s3", **place}
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+        return {"driver": "s3", **place, "endpoint": endpoint, "aws_region": region}
+
+    def files(self) -> Any:
+        """The object store as a file system of fsspec.
+
+        Raises:
+            StoreError: if its package is not installed.
+        """
+        import fsspec
+
+        scheme = urlsplit(self.text).scheme
+        package, extra = _EXTRAS[scheme]
+        if find_spec(package) is None:
+            raise StoreError(f"{self.text} needs {package}: pip install 'i2pmae[{extra}]'")
+        return fsspec.filesystem(scheme, **_options(scheme))
 
     def read(self, key: str) -> bytes | None:
         """Content of one small file, None where there is none."""
-        import tensorstore
-
-        if self.folder is not None:
-            try:
+        try:
+            if self.folder is not None:
                 return (self.folder / key).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        found = tensorstore.KvStore.open(self.key_value_store()).result().read(key).result()
-        return bytes(found.value) if found.state == "value" else None
+            return bytes(self.files().cat_file(f"{self.text}/{key}"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def has(self, key: str) -> bool:
         """Whether there is a file of this name."""
-        return (self.folder / key).exists() if self.folder is not None else key in self.keys(key)
+        if self.folder is not None:
+            return (self.folder / key).exists()
+        return bool(self.files().exists(f"{self.text}/{key}"))
 
     def delete(self, key: str) -> None:
         """Remove one file, if it is there."""
-        import tensorstore
-
         if self.folder is not None:
             (self.folder / key).unlink(missing_ok=True)
-        else:
-            tensorstore.KvStore.open(self.key_value_store()).result().write(key, None).result()
+            return
+        with suppress(FileNotFoundError):
+            self.files().rm_file(f"{self.text}/{key}")
 
     def keys(self, prefix: str) -> list[str]:
-        """Names of all files below `prefix`, relative to the store."""
-        import tensorstore
-
-        files: tensorstore.KvStore = tensorstore.KvStore.open(self.key_value_store()).result()
-        span = tensorstore.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))
-        return [key.decode() for key in files.list(span).result()]
+        """Names of all files below the folder `prefix`, relative to the store."""
+        if self.folder is not None:
+            found = (self.folder / prefix).rglob("*")
+            return [str(file.relative_to(self.folder)) for file in found if file.is_file()]
+        files = self.files()
+        files.invalidate_cache()
+        start = len(urlsplit(self.text).netloc + urlsplit(self.text).path) + 1
+        return [found[start:] for found in files.find(f"{self.text}/{prefix}")]
 
     def group(self, mode: Any) -> zarr.Group:
         """The store as a Zarr group, metadata read afresh."""
@@ -102,7 +134,12 @@ class Location:
     def zarr_store(self, mode: Any) -> Any:
         """What zarr-python takes for this place."""
         if self.folder is None:
-            return self.text
+            from zarr.storage import FsspecStore
+
+            self.files()  # says what is not installed
+            scheme = urlsplit(self.text).scheme
+            options = {**_options(scheme), "asynchronous": True}
+            return FsspecStore.from_url(self.text, options, read_only=mode == "r")
         from zarr.storage import LocalStore
 
         return LocalStore(self.folder, read_only=mode == "r")
@@ -125,6 +162,15 @@ class Location:
         if not isinstance(document, Mapping):
             raise StoreError(f"{self.text}: {key} is damaged, it holds no JSON object.")
         return dict(document)
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """How fsspec is to open an object store; the environment says where and as whom."""
+    if scheme == "s3":
+        # each request is tried again by botocore, with growing waits, before a whole shard is
+        retries = {"max_attempts": 5, "mode": "standard"}
+        return {"use_listings_cache": False, "config_kwargs": {"retries": retries}}
+    return {"use_listings_cache": False}
 
 
 def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -167,11 +213,19 @@ def resolve_store(path: str | Path) -> str | Path:
     return stores[0]
 
 
+def _errors() -> tuple[type[Exception], ...]:
+    """Errors of the system, and those of the libraries for object stores that are loaded."""
+    bases = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"))
+    loaded = (getattr(sys.modules[name], base) for name, base in bases if name in sys.modules)
+    return (OSError, *loaded)
+
+
 @contextmanager
 def plain_errors(location: Location, action: str) -> Iterator[None]:
     """Turn errors of the operating system into one clear line."""
     try:
         yield
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0) or f"{type(error).__name__}: {error}"
+    except _errors() as error:
+        number = error.errno if isinstance(error, OSError) else None
+        reason = _REASONS.get(number or 0) or f"{type(error).__name__}: {error}"
         raise StoreError(f"cannot {action} in {location.text}: {reason}.") from error

@@ -1,17 +1,26 @@
-"""One writer per store: a lock file beside it that says who holds it."""
+"""One writer per store: a lock beside it that says who holds it, and that they live."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
 import socket
+import threading
+import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from i2pmae.errors import StoreError
+from i2pmae.progress import note
+from i2pmae.store.location import Location
+
+BEAT = 20.0  # seconds
+SILENCE = 90.0  # seconds; several beats
 
 
 @dataclass(frozen=True)
@@ -44,51 +53,59 @@ class Owner:
         return False
 
 
-class StoreLock:
-    """The lock of the store at `folder`; a context manager.
+class StoreLock(ABC):
+    """The lock of one store; a context manager.
 
-    Taken by linking a finished file to the lock's name, which the file system does for one
-    process only, and which never shows half a file.
+    While it is held, a thread shows every `BEAT` seconds that its owner lives. A lock whose owner
+    has ended on this machine is taken over at once; that of another machine after it has shown
+    nothing for `SILENCE` seconds, counted here, so that no two clocks are compared.
     """
 
-    def __init__(self, folder: Path) -> None:
-        absolute = folder.absolute()
-        self.path = absolute.with_name(f"{absolute.name}.lock")
-        self._own = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
-        self._held = False
+    def __init__(self, store: str) -> None:
+        self.store = store
+        self._me = Owner.this_process()
+        self._stopped: threading.Event | None = None  # while held
+        self._was_lost = False
 
     def acquire(self) -> None:
-        """Take the lock, also from a process of this machine that has ended.
+        """Take the lock, also from an owner that has ended.
 
         Raises:
             StoreError: if another process holds it.
-            OSError: if the folder cannot be written.
+            OSError: if it cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._own.write_text(json.dumps(asdict(Owner.this_process())))
-        try:
-            while not self._link():
-                owner = self._owner()
-                if owner is not None and not owner.is_gone():
-                    raise StoreError(
-                        f"{self.path.with_suffix('')} is being written by process {owner.pid} on "
-                        f"{owner.host}. Wait for it; if it is no longer running, delete "
-                        f"{self.path}."
-                    )
-                self._remove_stale(owner)
-        finally:
-            self._own.unlink(missing_ok=True)
-        self._held = True
-        for leftover in self.path.parent.glob(f"{glob.escape(self.path.name)}.*"):
-            owner = self._owner(leftover)
-            if owner is not None and owner.is_gone():
-                leftover.unlink(missing_ok=True)
+        while not self._create():
+            owner = self._owner()
+            if owner is not None and not owner.is_gone() and not self._is_silent(owner):
+                raise StoreError(
+                    f"{self.store} is being written by process {owner.pid} on {owner.host}. Wait "
+                    f"for it; if it is no longer running, delete {self.name}."
+                )
+            self._remove_stale(owner)
+        self._stopped = threading.Event()
+        threading.Thread(
+            target=self._beat, args=(self._stopped,), name="store lock", daemon=True
+        ).start()
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
-        if self._held:
-            self._held = False
-            self.path.unlink(missing_ok=True)
+        if self._stopped is not None:
+            self._stopped.set()
+            self._stopped = None
+            if self._owner() == self._me:
+                self._delete()
+
+    def require(self) -> None:
+        """Make sure before writing that nobody has taken over the lock.
+
+        Raises:
+            StoreError: if this process stood still for so long that another has.
+        """
+        if self._was_lost:
+            raise StoreError(
+                f"{self.store} was taken over by another process while this one stood still. "
+                "What both have written stays; run the same command again if the other stops."
+            )
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -97,7 +114,97 @@ class StoreLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _link(self) -> bool:
+    def _beat(self, stopped: threading.Event) -> None:
+        while not stopped.wait(BEAT):
+            try:
+                if self._owner() not in (self._me, None):
+                    self._was_lost = True
+                    return
+                self._show_life()
+            except OSError:  # a beat may fail; who waits for it allows for several
+                continue
+
+    def _is_silent(self, owner: Owner) -> bool:
+        """Whether the owner, on another machine, shows no life for a while."""
+        if owner.host == self._me.host or self._is_fresh():
+            return False
+        note(
+            f"{self.store} is locked by process {owner.pid} on {owner.host}; looking for "
+            f"{SILENCE:.0f} s whether it lives"
+        )
+        last, end = self._life(), time.monotonic() + SILENCE
+        while time.monotonic() < end:
+            time.sleep(min(1.0, SILENCE / 4))
+            if self._life() != last:
+                return False
+        return True
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What to delete to free the lock by hand."""
+
+    @abstractmethod
+    def _create(self) -> bool:
+        """Put this process's name on the lock, unless there is one."""
+
+    @abstractmethod
+    def _owner(self) -> Owner | None:
+        """Whose name is on the lock; None if it is free or cannot be understood."""
+
+    @abstractmethod
+    def _life(self) -> Any:
+        """Something that changes with every beat of the owner."""
+
+    @abstractmethod
+    def _show_life(self) -> None:
+        """Change what `_life` gives."""
+
+    @abstractmethod
+    def _is_fresh(self) -> bool:
+        """Whether the last beat is certainly not long ago."""
+
+    @abstractmethod
+    def _remove_stale(self, owner: Owner | None) -> None:
+        """Remove the lock of `owner`, who has ended."""
+
+    @abstractmethod
+    def _delete(self) -> None:
+        """Remove the lock, this process's own."""
+
+
+class FolderLock(StoreLock):
+    """A file beside the store's folder.
+
+    Taken by linking a finished file to the lock's name, which the file system does for one
+    process only, and which never shows half a file. Its time of modification is the beat.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        absolute = folder.absolute()
+        super().__init__(str(absolute))
+        self.path = absolute.with_name(f"{absolute.name}.lock")
+        self._own = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    def acquire(self) -> None:
+        """Take the lock; see `StoreLock.acquire`."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._own.write_text(json.dumps(asdict(self._me)))
+        try:
+            super().acquire()
+        finally:
+            self._own.unlink(missing_ok=True)
+        for leftover in self.path.parent.glob(f"{glob.escape(self.path.name)}.*"):
+            owner = self._owner(leftover)
+            if owner is not None and owner.is_gone():
+                leftover.unlink(missing_ok=True)
+
+    def _create(self) -> bool:
         try:
             os.link(self._own, self.path)
         except FileExistsError:
@@ -111,11 +218,23 @@ class StoreLock:
         return True
 
     def _owner(self, path: Path | None = None) -> Owner | None:
-        """Who wrote the lock file; None if it is gone or cannot be understood."""
         try:
             return Owner(**json.loads((path or self.path).read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+    def _life(self) -> int:
+        try:
+            return self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _show_life(self) -> None:
+        os.utime(self.path)
+
+    def _is_fresh(self) -> bool:
+        os.utime(self._own)  # both times are the file server's
+        return self._life() > self._own.stat().st_mtime_ns - int(SILENCE * 1e9)
 
     def _remove_stale(self, owner: Owner | None) -> None:
         """Remove the lock of `owner`, and put it back if it was another's by then."""
@@ -129,6 +248,71 @@ class StoreLock:
                 os.link(aside, self.path)
         finally:
             aside.unlink(missing_ok=True)
+
+    def _delete(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class ObjectLock(StoreLock):
+    """An object beside a store in an object store.
+
+    Created only if there is none (`If-None-Match`), which the server decides for one process.
+    Removing a stale one is not that safe: of two processes that find the same lock stale in the
+    same second both may go on. They would write the same bytes.
+    """
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(location.text)
+        self._files = location.files()
+        self._n_beats = 0
+
+    @property
+    def name(self) -> str:
+        """The object."""
+        return f"{self.store}.lock"
+
+    def _create(self) -> bool:
+        try:
+            self._files.pipe_file(self.name, self._content(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _content(self) -> bytes:
+        return json.dumps({**asdict(self._me), "beat": self._n_beats}).encode()
+
+    def _owner(self) -> Owner | None:
+        try:
+            found = json.loads(self._life() or b"{}")
+            return Owner(found["host"], found["pid"], found["started"])
+        except (ValueError, TypeError, LookupError):
+            return None
+
+    def _life(self) -> bytes | None:
+        try:
+            return bytes(self._files.cat_file(self.name))
+        except FileNotFoundError:
+            return None
+
+    def _show_life(self) -> None:
+        self._n_beats += 1
+        self._files.pipe_file(self.name, self._content())
+
+    def _is_fresh(self) -> bool:
+        return False
+
+    def _remove_stale(self, owner: Owner | None) -> None:
+        if self._owner() == owner:
+            self._delete()
+
+    def _delete(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self.name)
+
+
+def lock_of(location: Location) -> StoreLock:
+    """The lock of a store, wherever it lies."""
+    return ObjectLock(location) if location.folder is None else FolderLock(location.folder)
 
 
 def _start_of(pid: int) -> str | None:

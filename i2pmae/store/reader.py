@@ -62,18 +62,20 @@ class StoreReader:
         path: str | Path,
         *,
         threads: int | None = None,
-        cache_bytes: int = 0,
+        cache_bytes: int | None = None,
         resident_bytes: int = 256 << 20,
+        unfinished: bool = False,
     ) -> None:
         """Open a store.
 
         Args:
             path: folder or URL.
             threads: threads that read and decode; None: as many as the machine has cores.
-            cache_bytes: memory that may keep decoded chunks and shard indices. Worth it for
-                stores on object storage, where it saves a request per shape.
+            cache_bytes: memory that may keep decoded chunks and shard indices; None: none for a
+                folder, 256 MiB for an object store, where it saves a request per shape.
             resident_bytes: memory that may keep the small arrays, which are then read from the
                 store once only; the smallest come first, `features` and `points` never.
+            unfinished: also open a store that is not complete; `read_shard` reads what is there.
 
         Raises:
             StoreError: if the store is missing, incomplete or its metadata damaged.
@@ -81,7 +83,7 @@ class StoreReader:
         self.path = path
         self._location = Location.of(path)
         self.info = load_info(self._location)
-        if not self.info.complete:
+        if not self.info.complete and not unfinished:
             raise StoreError(
                 f"{path} is not complete. Run the same `i2pmae extract-2d` command again to "
                 "finish it."
@@ -91,6 +93,8 @@ class StoreReader:
         # Before memory is taken for as many shapes as it says.
         if len(self) > _MANY and not self._location.has(last):
             raise self._damaged("status", f"{last} is missing")
+        if cache_bytes is None:
+            cache_bytes = 0 if self._location.folder is not None else 256 << 20
         context: dict[str, Any] = {"cache_pool": {"total_bytes_limit": cache_bytes}}
         if threads is not None:
             context["data_copy_concurrency"] = {"limit": threads}
@@ -184,6 +188,27 @@ class StoreReader:
             first = int(np.flatnonzero(values == PENDING)[0])
             raise self._damaged(name, f"shape {first} counts as not yet extracted")
         return values
+
+    def read_shard(self, k: int, name: str) -> NDArray[Any]:
+        """One shard of an array.
+
+        Args:
+            k: number of the shard.
+            name: of the array, not `view_axes`.
+
+        Returns:
+            As many rows as the shard has shapes, in the dtype of the schema.
+
+        Raises:
+            StoreError: if a chunk is damaged or missing.
+        """
+        rows = self.info.spec.shard(k)
+        try:
+            if self._schemas[name].dtype == "string":
+                return np.asarray(array_of(self._location.group("r"), name)[rows])
+            return np.asarray(self._array(name)[rows].read().result())
+        except (ValueError, RuntimeError, OSError) as error:
+            raise self._damaged(name, f"shard {k}: {error}") from error
 
     def read(
         self,

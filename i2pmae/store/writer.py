@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +19,13 @@ import zarr
 from numpy.typing import NDArray
 
 from i2pmae.errors import StoreError, StoreMismatchError
+from i2pmae.progress import warn
 from i2pmae.store.location import METADATA, Location, array_of, plain_errors
-from i2pmae.store.lock import StoreLock
+from i2pmae.store.lock import StoreLock, lock_of
 from i2pmae.store.metadata import DIGEST, StoreInfo, digest, load_documents, load_info
 from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, ArraySchema, StoreSpec, arrays
 
+_WAITS = (2.0, 8.0, 30.0)  # seconds before an object store is asked again
 _NOTHING_RECORDED = "nothing"
 _UNREADABLE = (ValueError, RuntimeError, OSError)  # what zarr raises for a damaged chunk
 
@@ -45,7 +49,29 @@ class StoreWriter:
             name: array_of(group, name).with_config({"write_empty_chunks": True})
             for name in self._schemas
         }
-        self.pending = self._pending()
+
+    @property
+    def path(self) -> str:
+        """Where the store lies."""
+        return self._location.text
+
+    @cached_property
+    def pending(self) -> list[int]:
+        """Shards that are not written."""
+        return self._pending()
+
+    def refresh(self) -> None:
+        """Look anew which shards are there, after other processes have written some.
+
+        A shard counts only with all its files.
+        """
+        incomplete = incomplete_shards(self._location, self.spec)
+        self.pending = sorted({*self._pending(), *incomplete})
+
+    def reopen(self) -> None:
+        """Mark a complete store as not complete, for shards of it are written anew."""
+        if self.info.complete:
+            self._record(replace(self.info, complete=False, counts={}))
 
     def write_shard(self, k: int, values: Mapping[str, NDArray[Any]]) -> None:
         """Write all arrays of one shard.
@@ -64,8 +90,25 @@ class StoreWriter:
         per_shape = [name for name, array in self._schemas.items() if array.layout != "store"]
         self._check(values, rows, per_shape)
         others = [name for name in per_shape if name != "status"]
-        if self.info.complete:  # a shard is being replaced
-            self._record(replace(self.info, complete=False, counts={}))
+        self.reopen()
+        if self._lock is not None:
+            self._lock.require()
+        for wait in (*_WAITS, None):
+            try:
+                self._write_files(k, rows, others, values)
+                break
+            except StoreError as error:
+                if wait is None or self._location.folder is not None:
+                    raise
+                warn(f"{error} Trying again in {wait:.0f} s.")
+                time.sleep(wait)
+        if "pending" in vars(self):  # else nobody has asked yet, and who asks later is told
+            self.pending = [other for other in self.pending if other != k]
+
+    def _write_files(
+        self, k: int, rows: slice, others: list[str], values: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Write all arrays of one shard, `status` last."""
         with plain_errors(self._location, f"write shard {k}"):
             self._remove(["status"], k)
             self._remove(others, k)
@@ -76,7 +119,6 @@ class StoreWriter:
             self._flush(others, k)
             self._write("status", rows, values["status"])
             self._flush(["status"], k)
-        self.pending = [other for other in self.pending if other != k]
 
     def finish(self) -> None:
         """Mark the store complete.
@@ -226,10 +268,9 @@ def open_writer(
             writer = StoreWriter(location, found, None)
             if not writer.pending:
                 return writer
-    lock = StoreLock(location.folder) if location.folder is not None else None
+    lock = lock_of(location)
     with plain_errors(location, "take the lock"):
-        if lock is not None:
-            lock.acquire()
+        lock.acquire()
     try:
         with plain_errors(location, "create the store"):
             if not _is_created(location):
@@ -237,9 +278,62 @@ def open_writer(
             _remove_partial_files(location)
         return StoreWriter(location, _continued(location, wanted), lock)
     except BaseException:
-        if lock is not None:
-            lock.release()
+        lock.release()
         raise
+
+
+def join_writer(path: str | Path) -> StoreWriter:
+    """Write shards of a store whose lock another process holds for this one.
+
+    Args:
+        path: folder or URL of a store that `open_writer` has made.
+
+    Raises:
+        StoreError: if there is none, or its metadata is damaged.
+    """
+    location = Location.of(path)
+    return StoreWriter(location, load_info(location), None)
+
+
+def demand_again(path: str | Path, shards: Iterable[int]) -> None:
+    """Have the next run write shards anew: their status is removed, under the store's lock.
+
+    Args:
+        path: folder or URL of a store.
+        shards: which ones.
+
+    Raises:
+        StoreError: if another process writes the store, or it cannot be written.
+    """
+    location = Location.of(path)
+    with lock_of(location), plain_errors(location, "remove the status of damaged shards"):
+        for k in shards:
+            location.delete(next(array for array in ARRAYS if array.name == "status").key(k))
+
+
+def rewrite_view_axes(path: str | Path, view_axes: NDArray[np.float32]) -> None:
+    """Replace the views of a store; raises as `demand_again`.
+
+    Args:
+        path: folder or URL of a store.
+        view_axes: (V, 3, 3) float32, see `open_writer`.
+    """
+    location = Location.of(path)
+    with lock_of(location), plain_errors(location, "write view_axes"):
+        array_of(location.group("r+"), "view_axes")[...] = view_axes
+
+
+def incomplete_shards(location: Location, spec: StoreSpec) -> dict[int, list[str]]:
+    """Shards of which files are missing, with the names of their arrays."""
+    missing: dict[int, list[str]] = {}
+    for name, schema in arrays(spec).items():
+        if schema.layout == "store":
+            continue
+        present = set(location.keys(f"{name}/c/"))
+        for k in range(spec.n_shards):
+            if schema.key(k) not in present:
+                missing.setdefault(k, []).append(name)
+    return missing
 
 
 def _is_created(location: Location) -> bool:

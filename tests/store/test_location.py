@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from i2pmae.errors import StoreError
@@ -36,9 +38,18 @@ def test_urls_are_taken_as_they_are():
 
 def test_places():
     assert Location.of("s3://bucket/a.zarr/").folder is None
-    assert Location.of("s3://bucket/a.zarr/").key_value_store("points") == (
-        "s3://bucket/a.zarr/points/"
-    )
+    for text in ("s3://bucket/a.zarr/", Path("s3://bucket/a.zarr")):
+        store = Location.of(text).key_value_store("points")
+        assert (store["driver"], store["bucket"], store["path"]) == (
+            "s3",
+            "bucket",
+            "a.zarr/points/",
+        )
+    assert Location.of("gs://bucket/a.zarr").key_value_store()["driver"] == "gcs"
+    with pytest.raises(
+        StoreError, match=r"ftp://server/a\.zarr: stores lie in folders, or at s3://"
+    ):
+        Location.of("ftp://server/a.zarr")
     assert str(Location.of("file:///data/my%20shapes.zarr").folder) == "/data/my shapes.zarr"
 
 

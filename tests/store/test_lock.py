@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from i2pmae.errors import StoreError
-from i2pmae.store.lock import Owner, StoreLock
+from i2pmae.store.lock import FolderLock, Owner
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def ended_process():
 
 
 def test_the_second_is_refused_and_told_who_holds_it(folder):
-    with StoreLock(folder):
+    with FolderLock(folder):
         with pytest.raises(StoreError, match=str(Owner.this_process().pid)) as raised:
-            StoreLock(folder).acquire()
+            FolderLock(folder).acquire()
         assert socket.gethostname() in str(raised.value)
         assert str(folder.with_name("shapes.zarr.lock")) in str(raised.value)
     assert not list(folder.parent.iterdir())
@@ -39,13 +39,13 @@ def test_the_second_is_refused_and_told_who_holds_it(folder):
 
 def test_a_released_lock_can_be_taken_again(folder):
     for _ in range(2):
-        with StoreLock(folder):
+        with FolderLock(folder):
             assert folder.with_name("shapes.zarr.lock").exists()
 
 
 def test_a_refused_lock_is_not_released(folder):
-    with StoreLock(folder):
-        second = StoreLock(folder)
+    with FolderLock(folder):
+        second = FolderLock(folder)
         with pytest.raises(StoreError):
             second.acquire()
         second.release()
@@ -55,27 +55,27 @@ def test_a_refused_lock_is_not_released(folder):
 @pytest.mark.parametrize("started", ["", "boot/123"])
 def test_the_lock_of_an_ended_process_is_taken_over(folder, started):
     lock = leave_lock(folder, replace(Owner.this_process(), pid=ended_process(), started=started))
-    with StoreLock(folder):
+    with FolderLock(folder):
         assert json.loads(lock.read_text()) == asdict(Owner.this_process())
     assert not list(folder.parent.iterdir())
 
 
 def test_a_process_with_the_number_of_an_ended_one_does_not_hold_its_lock(folder):
     leave_lock(folder, replace(Owner.this_process(), started="earlier boot/1"))
-    with StoreLock(folder):
+    with FolderLock(folder):
         pass
 
 
 def test_another_machine_may_still_be_writing(folder):
     leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
     with pytest.raises(StoreError, match="elsewhere"):
-        StoreLock(folder).acquire()
+        FolderLock(folder).acquire()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"pid": 1}'])
 def test_a_lock_that_names_nobody_is_taken_over(folder, content):
     folder.with_name("shapes.zarr.lock").write_text(content)
-    with StoreLock(folder):
+    with FolderLock(folder):
         pass
 
 
@@ -83,14 +83,14 @@ def test_leftovers_of_ended_processes_are_removed(folder):
     owner = replace(Owner.this_process(), pid=ended_process())
     leftover = folder.with_name("shapes.zarr.lock.0123")
     leftover.write_text(json.dumps(asdict(owner)))
-    with StoreLock(folder):
+    with FolderLock(folder):
         assert not leftover.exists()
 
 
 def test_a_lock_taken_by_another_while_the_stale_one_is_removed_is_kept(folder):
     stale = replace(Owner.this_process(), pid=ended_process())
     lock = leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
-    late = StoreLock(folder)
+    late = FolderLock(folder)
     late._own.write_text("{}")
     late._remove_stale(stale)  # judged before the other took it over
     assert json.loads(lock.read_text())["host"] == "elsewhere"
@@ -101,9 +101,9 @@ def test_only_one_of_many_gets_the_lock(folder):
         "import sys, time\n"
         "from pathlib import Path\n"
         "from i2pmae.errors import StoreError\n"
-        "from i2pmae.store.lock import StoreLock\n"
+        "from i2pmae.store.lock import FolderLock\n"
         "try:\n"
-        "    StoreLock(Path(sys.argv[1])).acquire()\n"
+        "    FolderLock(Path(sys.argv[1])).acquire()\n"
         "except StoreError:\n"
         "    print('refused')\n"
         "else:\n"

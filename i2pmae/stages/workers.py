@@ -1,0 +1,452 @@
+"""Stage one on several processes: dask hands out shards, workers read, encode and write them.
+
+A worker opens the data set and the image model once, then does one shard after another: nothing
+but numbers of shards and short lists travels between processes. A shard's bytes depend on its
+shapes and on the number of threads per worker, never on which worker did it or when.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import tomllib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from i2pmae.config import ExtractConfig, WorkersConfig
+from i2pmae.datasets import ShapeSource
+from i2pmae.datasets.check import Survey, survey
+from i2pmae.device import pick_device
+from i2pmae.errors import ConfigError, DataError, WorkersError
+from i2pmae.progress import Progress, note, warn
+from i2pmae.stages import extract_2d
+from i2pmae.stages.extract_2d import Encoder, ImageModelFacts
+from i2pmae.store.location import Location
+from i2pmae.store.schema import StoreSpec
+from i2pmae.store.writer import StoreWriter, join_writer
+
+Item = TypeVar("Item")
+
+_ROUNDS = 3  # times that a shard may be lost although none of its shapes is to blame
+_DASHBOARD = "127.0.0.1:8787"
+_CONNECT_SECONDS = 30
+_DASK_SETTINGS = {
+    # the second worker that a task ends is reason enough to look for the shape that does it
+    "distributed.scheduler.allowed-failures": 1,
+    # memory is the image model's and its batches': there are no results to spill, and a worker
+    # that paused would never go on
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.profile.enabled": False,
+    "distributed.logging.distributed": "error",  # losses are reported in our own words
+}
+
+
+@contextmanager
+def crew(config: ExtractConfig, source: ShapeSource) -> Iterator[Crew]:
+    """Start workers, or find those of a running scheduler; what was started ends with the block.
+
+    Raises:
+        ConfigError: if dask's packages are not installed, the scheduler cannot be reached, or
+            the file with Slurm's settings cannot be used.
+        WorkersError: if workers end while they load the image model.
+    """
+    _require("distributed", "workers")
+    import dask
+    from distributed import Client
+
+    wanted = config.workers
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_DASK_SETTINGS))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "(?s).*Port 8787 is already in use", UserWarning)
+        address: Any = wanted.scheduler
+        if wanted.slurm is not None:
+            address = stack.enter_context(_slurm_cluster(wanted.slurm, wanted.count))
+        elif wanted.count is not None:
+            address = stack.enter_context(_local_cluster(wanted.count, wanted.threads))
+        try:
+            client = stack.enter_context(Client(address, timeout=_CONNECT_SECONDS))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--scheduler {wanted.scheduler}: no answer ({error}). Start one with `dask "
+                "scheduler` and workers with `dask worker ADDRESS`, or use --workers."
+            ) from error
+        note(f"dask dashboard: {client.dashboard_link}")
+        client.subscribe_topic("all", _report_loss)
+        stack.callback(client.unsubscribe_topic, "all")
+        if not client.nthreads():
+            note("waiting for the first worker")
+            client.wait_for_workers(1)
+        yield Crew(client, config if _is_local(wanted) else _absolute(config), source)
+
+
+class Crew:
+    """The workers of a cluster, and what `extract_2d.run` needs of them.
+
+    Attributes:
+        model: what the workers' image model is like.
+    """
+
+    def __init__(self, client: Any, config: ExtractConfig, source: ShapeSource) -> None:
+        self._client = client
+        self._config = config
+        self._source = source
+        self._fingerprint = source.fingerprint()
+        [(_, model)] = self._each(_describe, [config])
+        if model is None:
+            raise WorkersError(
+                f"workers end while they load the image model {config.image_model.name}. "
+                "Use fewer --workers, or a machine with more memory."
+            )
+        self.model: ImageModelFacts = model
+
+    def survey(self) -> Survey:
+        """Load every shape once; one that ends the worker that loads it cannot be used."""
+        look = partial(_look, self._config, self._fingerprint)
+        pieces = _cut(range(len(self._source)), self._config.store.shard_size)
+        bad: dict[int, str] = {}
+        fewest: list[int] = []
+        with Progress("check", total=len(self._source)) as progress:
+            for piece, found in self._narrowed(look, pieces):
+                if found is None:
+                    bad |= self._blame(piece.start)
+                else:
+                    bad |= found.bad
+                    fewest += [] if found.fewest_points is None else [found.fewest_points]
+                progress.advance(len(piece))
+        return Survey(dict(sorted(bad.items())), min(fewest, default=None))
+
+    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> dict[str, str]:
+        """Have all pending shards written; returns the shapes skipped, by id, with the reasons.
+
+        Raises:
+            DataError: if a shape cannot be used or ends its workers, and `on_error` is `stop`.
+            WorkersError: if workers end over a shard again and again, but over none of its shapes.
+        """
+        if writer.pending:
+            writer.reopen()
+        spec, pending = writer.spec, list(writer.pending)
+        store = _absolute_store(writer.path)
+        write = partial(_write, self._config, self._fingerprint, self.model, store)
+        skipped: dict[str, str] = {}
+        lost: Counter[int] = Counter()
+        total = sum(len(_shapes(spec, k)) for k in pending)
+        with Progress("extract-2d", total=total) as progress:
+            while pending:
+                tasks = [(k, _within(_shapes(spec, k), bad)) for k in pending]
+                pending = []
+                for (k, _), found in self._each(write, tasks):
+                    if found is None:
+                        pending.append(k)
+                    else:
+                        skipped |= found
+                        progress.advance(len(_shapes(spec, k)))
+                lost.update(pending)
+                for k in pending:
+                    bad = bad | self._find_poison(k, spec, bad, is_last_try=lost[k] == _ROUNDS)
+        writer.refresh()
+        return skipped
+
+    def _find_poison(
+        self, k: int, spec: StoreSpec, bad: dict[int, str], *, is_last_try: bool
+    ) -> dict[int, str]:
+        """The shapes of a lost shard that end a worker on their own, with a reason each."""
+        shapes = _shapes(spec, k)
+        warn(f"shard {k} ended two workers; looking for the shape that does it")
+        attempt = partial(
+            _attempt, self._config, self._fingerprint, self.model, spec, _within(shapes, bad)
+        )
+        found: dict[int, str] = {}
+        for piece, outcome in self._narrowed(attempt, _halves(shapes)):
+            if outcome is None:
+                found |= self._blame(piece.start)
+        if found and self._config.on_error == "stop":
+            reasons = "; ".join(found.values())
+            raise DataError(
+                f"{self._config.data}: {reasons}; mend or remove it, or run the same command "
+                "with --on-error skip"
+            )
+        if not found and is_last_try:
+            raise WorkersError(
+                f"{_ROUNDS} times two workers ended over shard {k} (shapes "
+                f"{self._source.ids[shapes.start]} to {self._source.ids[shapes.stop - 1]}), over "
+                "none of its shapes alone. If memory is short, use fewer --workers or a smaller "
+                "--batch-size; the same command again continues."
+            )
+        return found
+
+    def _blame(self, index: int) -> dict[int, str]:
+        name = self._source.ids[index]
+        return {index: f"{name} ends every worker that reads it (a crash, or out of memory)"}
+
+    def _narrowed(
+        self, task: Callable[[range], Any], pieces: list[range]
+    ) -> Iterator[tuple[range, Any]]:
+        """`task` of every piece; what is lost is halved, down to single shapes, which give None."""
+        while pieces:
+            halves: list[range] = []
+            for piece, found in self._each(task, pieces):
+                if found is None and len(piece) > 1:
+                    halves += _halves(piece)
+                else:
+                    yield piece, found
+            pieces = halves
+
+    def _each(
+        self, task: Callable[[Item], Any], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Any]]:
+        """Items with what `task` returns for them, as they come; None where workers ended.
+
+        A worker has one item at a time, so that its end tells which item it was.
+        """
+        from distributed import as_completed
+
+        waiting = iter(items)
+        under_way: dict[Any, Item] = {}
+        completed = as_completed()
+
+        def hand_out() -> None:
+            n_workers = max(len(self._client.nthreads()), 1)
+            while len(under_way) < n_workers:
+                try:
+                    item = next(waiting)
+                except StopIteration:
+                    return
+                future = self._client.submit(task, item, pure=False)
+                under_way[future] = item
+                completed.add(future)
+
+        try:
+            hand_out()
+            for future in completed:
+                yield under_way.pop(future), _outcome(future)
+                hand_out()
+        finally:
+            self._client.cancel(list(under_way))
+
+
+def _outcome(future: Any) -> Any:
+    """What a task returned; None if it ended its workers or ran out of memory."""
+    from distributed import KilledWorker
+
+    if future.status == "cancelled":
+        raise WorkersError(
+            "the scheduler is gone. What is written stays: the same command again continues."
+        )
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, KilledWorker | MemoryError | torch.OutOfMemoryError):
+        return None
+    raise error
+
+
+def _report_loss(event: tuple[float, Any]) -> None:
+    """Say that a worker is gone; dask gives its work to another."""
+    message = event[1]
+    if message.get("action") == "remove-worker" and not message.get("expected"):
+        warn(f"worker {message['worker']} was lost; its work is done again")
+
+
+# What follows runs on the workers.
+
+_one_at_a_time = threading.Lock()  # also on workers with several threads: they share one model
+
+
+def _describe(config: ExtractConfig) -> ImageModelFacts:
+    """What the image model is like here."""
+    with _one_at_a_time:
+        return _encoder(config).facts
+
+
+def _look(config: ExtractConfig, fingerprint: str, shapes: range) -> Survey:
+    """Load shapes and say which cannot be used."""
+    with _one_at_a_time:
+        return survey(_source(config, fingerprint), shapes)
+
+
+def _write(
+    config: ExtractConfig,
+    fingerprint: str,
+    facts: ImageModelFacts,
+    store: str,
+    task: tuple[int, dict[int, str]],
+) -> dict[str, str]:
+    """Write one shard, given shapes known to be unusable; see `write_shards`."""
+    k, bad = task
+    with _one_at_a_time:
+        encoder = _checked(config, facts)
+        source = _source(config, fingerprint)
+        return extract_2d.write_shards(config, source, encoder, _writer(store), [k], bad)
+
+
+def _attempt(
+    config: ExtractConfig,
+    fingerprint: str,
+    facts: ImageModelFacts,
+    spec: StoreSpec,
+    bad: dict[int, str],
+    shapes: range,
+) -> bool:
+    """Load and encode shapes and forget the result."""
+    with _one_at_a_time:
+        encoder = _checked(config, facts)
+        extract_2d.try_shapes(config, _source(config, fingerprint), encoder, spec, shapes, bad)
+    return True
+
+
+@lru_cache(maxsize=1)
+def _source(config: ExtractConfig, fingerprint: str) -> ShapeSource:
+    """The data set, opened once; refuses one that is not what the first process sees."""
+    source = extract_2d.open_data(config)
+    if source.fingerprint() != fingerprint:
+        raise DataError(
+            f"{config.data} on {socket.gethostname()} holds other shapes than where the command "
+            "was given. Put the same data set at the same path on every machine."
+        )
+    return source
+
+
+@lru_cache(maxsize=1)
+def _encoder(config: ExtractConfig) -> Encoder:
+    """The image model, loaded once, on a GPU of this worker's if there are any."""
+    from distributed import get_worker
+
+    return extract_2d.load_encoder(config, _own_device(config.device, str(get_worker().name)))
+
+
+def _checked(config: ExtractConfig, facts: ImageModelFacts) -> Encoder:
+    """The image model, with as many threads as the worker was given.
+
+    Refuses to mix the results of different ones in one store.
+    """
+    from distributed import get_worker
+
+    torch.set_num_threads(get_worker().state.nthreads)
+    encoder = _encoder(config)
+    if encoder.facts != facts:
+        raise ConfigError(
+            f"the image model on {socket.gethostname()} is {encoder.facts}, that of the first "
+            f"worker {facts}. Give --precision, --device and --pretrained a value that all "
+            "workers have."
+        )
+    return encoder
+
+
+@lru_cache(maxsize=1)
+def _writer(store: str) -> StoreWriter:
+    return join_writer(store)
+
+
+def _own_device(name: str, worker: str) -> torch.device:
+    """One of the machine's GPUs by the worker's number, or whatever else there is."""
+    device = pick_device(name)
+    if device.type != "cuda":
+        return device
+    number = re.search(r"\d+$", worker)
+    return torch.device("cuda", int(number[0]) % torch.cuda.device_count() if number else 0)
+
+
+# Clusters and ranges.
+
+
+@contextmanager
+def _local_cluster(n_workers: int, threads: int | None) -> Iterator[Any]:
+    """Processes of this machine, which share its cores."""
+    import dask
+    from dask.system import CPU_COUNT
+    from distributed import LocalCluster
+
+    threads = threads or max(1, CPU_COUNT // n_workers)
+    libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in libraries}
+    with (
+        dask.config.set(environment),
+        LocalCluster(
+            n_workers=n_workers, threads_per_worker=threads, dashboard_address=_DASHBOARD
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@contextmanager
+def _slurm_cluster(file: Path, n_workers: int | None) -> Iterator[Any]:
+    """Jobs of a Slurm cluster; the file holds the arguments of dask-jobqueue's SLURMCluster."""
+    _require("dask_jobqueue", "slurm")
+    from dask_jobqueue.slurm import SLURMCluster
+
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--slurm {file}: cannot be read as TOML ({error})") from error
+    if n_workers is not None:
+        settings["n_workers"] = n_workers
+    if not settings.get("n_workers"):
+        raise ConfigError(f"--slurm {file}: say how many with --workers N, or n_workers in it")
+    try:
+        cluster = SLURMCluster(**settings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--slurm {file}: SLURMCluster does not take it ({error}); its arguments are listed "
+            "at https://jobqueue.dask.org"
+        ) from error
+    with cluster:
+        yield cluster
+
+
+def _require(module: str, extra: str) -> None:
+    if find_spec(module) is None:
+        raise ConfigError(
+            f"this needs the package {module}: pip install 'i2pmae[{extra}]', or leave out "
+            "--workers, --scheduler and --slurm"
+        )
+
+
+def _is_local(wanted: WorkersConfig) -> bool:
+    return wanted.scheduler is None and wanted.slurm is None
+
+
+def _absolute(config: ExtractConfig) -> ExtractConfig:
+    """The same files, named so that processes of other working folders find them."""
+    changes: dict[str, Any] = {}
+    if config.data.exists():
+        changes["data"] = config.data.absolute()
+    weights = config.image_model.pretrained
+    if weights is not None and Path(weights).exists():
+        found = {"pretrained": str(Path(weights).absolute())}
+        changes["image_model"] = config.image_model.model_copy(update=found)
+    return config.model_copy(update=changes)
+
+
+def _absolute_store(path: str) -> str:
+    location = Location.of(path)
+    return str(location.folder or location.text)
+
+
+def _shapes(spec: StoreSpec, k: int) -> range:
+    rows = spec.shard(k)
+    return range(rows.start, rows.stop)
+
+
+def _within(shapes: range, bad: dict[int, str]) -> dict[int, str]:
+    return {index: bad[index] for index in shapes if index in bad}
+
+
+def _cut(shapes: range, size: int) -> list[range]:
+    return [shapes[start : start + size] for start in range(0, len(shapes), size)]
+
+
+def _halves(shapes: range) -> list[range]:
+    middle = (len(shapes) + 1) // 2
+    return [half for half in (shapes[:middle], shapes[middle:]) if half]

@@ -1,0 +1,306 @@
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import pytest
+import torch
+from distributed import LocalCluster
+from pydantic import ValidationError
+
+from i2pmae.config import StoreConfig, WorkersConfig
+from i2pmae.errors import ConfigError, DataError, StoreError, WorkersError
+from i2pmae.stages import extract_2d, workers
+from i2pmae.store import open_cache
+from i2pmae.store.writer import StoreWriter, join_writer
+
+from .conftest import extract_config
+from .test_extract_2d import digests
+
+# What workers run first. A file says how things go wrong: shapes that end the process that loads
+# them, always or once, or use up its memory; memory that is short when a shard is written; a data
+# set that differs from the caller's.
+PRELOAD = """
+import os, signal
+from pathlib import Path
+from i2pmae.datasets.source import ShapeSource
+from i2pmae.store.writer import StoreWriter
+
+def load_or_die(self, index):
+    for line in Path({file!r}).read_text().splitlines():
+        what, name = line.split(maxsplit=1)
+        if name != self.ids[index]:
+            continue
+        if what == "memory":
+            raise MemoryError
+        if what == "once":
+            Path({file!r}).write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(self, index)
+
+def write_or_fail(self, k, values):
+    if "short when writing" in Path({file!r}).read_text():
+        raise MemoryError
+    write(self, k, values)
+
+def other_fingerprint(self):
+    return "other" if "other shapes" in Path({file!r}).read_text() else fingerprint(self)
+
+if not hasattr(ShapeSource, "original"):  # dask may run this twice
+    ShapeSource.original = (
+        ShapeSource.load_with_original, ShapeSource.fingerprint, StoreWriter.write_shard
+    )
+    ShapeSource.load_with_original = load_or_die
+    ShapeSource.fingerprint = other_fingerprint
+    StoreWriter.write_shard = write_or_fail
+load, fingerprint, write = ShapeSource.original
+"""
+SMALL = StoreConfig(shard_size=2)
+
+
+@pytest.fixture(scope="session")
+def poison_file(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("poison") / "shapes.txt"
+
+
+@pytest.fixture(scope="session")
+def preload(poison_file):
+    file = poison_file.with_name("preload.py")
+    file.write_text(PRELOAD.format(file=str(poison_file)))
+    poison_file.write_text("")
+    settings = {
+        "distributed.worker.preload": [str(file)],
+        "distributed.scheduler.allowed-failures": 0,
+    }
+    with dask.config.set(settings):
+        yield
+
+
+@pytest.fixture(scope="session")
+def scheduler(preload):  # noqa: ARG001
+    """Address of a cluster that is there already: two workers of one thread."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def poison(poison_file):
+    yield lambda *lines: poison_file.write_text("\n".join(lines))
+    poison_file.write_text("")
+
+
+@pytest.fixture(scope="session")
+def ids() -> list[str]:
+    return extract_2d.open_data(extract_config(Path("unused.zarr"))).ids
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """A store written by this process, with as many threads as the workers have."""
+    path = tmp_path_factory.mktemp("alone") / "tiny.zarr"
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    extract_2d.run(extract_config(path, limit=6, store=SMALL))
+    torch.set_num_threads(n_threads)
+    return path
+
+
+def shared(path, scheduler, **changes):
+    return extract_config(
+        path,
+        **{"limit": 6, "store": SMALL, "workers": WorkersConfig(scheduler=scheduler), **changes},
+    )
+
+
+@pytest.mark.usefixtures("preload")
+def test_workers_write_the_same_bytes_and_one_may_be_killed(alone, tmp_path, poison, ids, capfd):
+    poison(f"once {ids[3]}")
+    path = tmp_path / "tiny.zarr"
+    local = WorkersConfig(count=2, threads=1)
+    result = extract_2d.run(extract_config(path, limit=6, store=SMALL, workers=local))
+    assert (result["shapes"], result["skipped"]) == (6, 0)
+    assert digests(path) == digests(alone)
+    said = capfd.readouterr().err
+    assert "dask dashboard: http://127.0.0.1:" in said
+    assert "was lost; its work is done again" in said
+
+
+def test_the_workers_of_a_running_scheduler_continue_a_store(
+    alone, tmp_path, scheduler, monkeypatch
+):
+    path = tmp_path / "tiny.zarr"
+    write_shard = StoreWriter.write_shard
+
+    def interrupted(self, k, values):
+        if k == 2:
+            raise KeyboardInterrupt
+        write_shard(self, k, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "write_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract_2d.run(extract_config(path, limit=6, store=SMALL))
+    monkeypatch.chdir(tmp_path)
+    extract_2d.run(shared(Path("tiny.zarr"), scheduler))
+    assert digests(path).keys() == digests(alone).keys()
+    assert open_cache(path).info.complete
+
+
+def test_a_shape_that_ends_its_workers_is_named_and_skipped(
+    tmp_path, scheduler, poison, ids, capfd
+):
+    poison(f"kill {ids[3]}")
+    path = tmp_path / "tiny.zarr"
+    result = extract_2d.run(shared(path, scheduler, on_error="skip"))
+    assert result["skipped"] == 1
+    assert list(open_cache(path)["status"].compute()) == [1, 1, 1, 2, 1, 1]
+    assert f"skipped {ids[3]}: {ids[3]} ends every worker" in capfd.readouterr().err
+
+
+def test_a_shape_that_ends_its_workers_stops_the_job(tmp_path, scheduler, poison, ids):
+    poison(f"memory {ids[0]}", f"memory {ids[5]}")
+    with pytest.raises(DataError, match="2 of 6 shapes cannot be used") as raised:
+        extract_2d.run(shared(tmp_path / "tiny.zarr", scheduler))
+    assert ids[0] in str(raised.value)
+    assert ids[5] in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_such_a_shape_is_found_in_a_store_that_is_continued(
+    tmp_path, scheduler, poison, ids, monkeypatch
+):
+    path = tmp_path / "tiny.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "write_shard", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            extract_2d.run(extract_config(path, limit=6, store=SMALL))
+    poison(f"memory {ids[2]}")
+    with pytest.raises(DataError, match=rf"{ids[2]} ends every worker.*--on-error skip"):
+        extract_2d.run(shared(path, scheduler))
+    assert extract_2d.run(shared(path, scheduler, on_error="skip"))["skipped"] == 1
+    assert list(open_cache(path)["status"].compute()) == [1, 1, 2, 1, 1, 1]
+
+
+def test_a_shard_without_a_culprit_ends_the_job(tmp_path, scheduler, poison):
+    poison("memory is short when writing")
+    with pytest.raises(WorkersError, match="over none of its shapes alone"):
+        extract_2d.run(shared(tmp_path / "tiny.zarr", scheduler, limit=2))
+
+
+def test_errors_of_workers_are_the_users(tmp_path, scheduler):
+    folder = tmp_path / "clouds"
+    folder.mkdir()
+    (folder / "0.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"0\.npy"):
+        extract_2d.run(shared(tmp_path / "x.zarr", scheduler, data=folder, split="all"))
+
+
+def test_workers_that_see_other_shapes_are_refused(tmp_path, scheduler, poison):
+    poison("the other shapes")
+    with pytest.raises(DataError, match="holds other shapes"):
+        extract_2d.run(shared(tmp_path / "x.zarr", scheduler, limit=2))
+
+
+def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_CONNECT_SECONDS", 0.2)
+    with pytest.raises(ConfigError, match=r"no answer.*dask scheduler"):
+        extract_2d.run(shared(tmp_path / "x.zarr", "tcp://127.0.0.1:9"))
+
+
+SBATCH = """#!/bin/sh
+# what a Slurm cluster would do with a job file: run it somewhere, say its number
+script="$1"
+while [ ! -f "$script" ]; do shift; script="$1"; done
+cp "$script" {folder}/job.sh
+setsid sh {folder}/job.sh > {folder}/job.log 2>&1 &
+echo $! > {folder}/job.pid
+echo "Submitted batch job $!"
+"""
+
+
+def test_slurm_jobs(alone, tmp_path, monkeypatch):
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", "#!/bin/sh\nkill -- -$1\n")):
+        script = folder / name
+        script.write_text(text.format(folder=folder))
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    settings = folder / "slurm.toml"
+    settings.write_text(
+        f'cores = 1\nprocesses = 1\nmemory = "4GB"\ninterface = "lo"\n'
+        f'python = "{sys.executable}"\nworker_extra_args = ["--no-dashboard"]\n'
+        'scheduler_options = {dashboard_address = "127.0.0.1:0"}\n'
+    )
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    path = tmp_path / "tiny.zarr"
+    jobs = WorkersConfig(slurm=settings, count=1)
+    extract_2d.run(extract_config(path, limit=6, store=SMALL, workers=jobs))
+    assert digests(path) == digests(alone)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cores = ", "TOML"),
+        ('cores = 1\nmemory = "1GB"', "--workers N"),
+        ("n_workers = 1", "cores"),
+    ],
+)
+def test_a_slurm_file_that_cannot_be_used(tmp_path, text, expected):
+    file = tmp_path / "slurm.toml"
+    file.write_text(text)
+    jobs = WorkersConfig(slurm=file)
+    with pytest.raises(ConfigError, match=expected):
+        extract_2d.run(extract_config(tmp_path / "x.zarr", workers=jobs))
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'i2pmae\[workers\]'"):
+        extract_2d.run(extract_config(tmp_path / "x.zarr", workers=WorkersConfig(count=1)))
+
+
+def test_a_scheduler_has_its_own_workers():
+    with pytest.raises(ValidationError, match="workers of its own"):
+        WorkersConfig(count=2, scheduler="tcp://127.0.0.1:8786")
+
+
+def test_one_process_needs_no_dask(tmp_path):
+    code = (
+        "import sys\n"
+        "sys.argv = ['i2pmae', 'extract-2d', 'procedural', '--limit', '2', '--points', '64',\n"
+        "    '--image-model', 'timm:test_vit', '--pretrained', 'random', '--cache', sys.argv[1]]\n"
+        "from i2pmae.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "sys.exit(str({'dask', 'distributed'} & set(sys.modules) or 0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "x.zarr"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "0", done.stderr
+
+
+def test_halves():
+    assert workers._halves(range(4, 9)) == [range(4, 7), range(7, 9)]
+    assert workers._halves(range(4, 5)) == [range(4, 5)]
+    assert workers._cut(range(2, 9), 3) == [range(2, 5), range(5, 8), range(8, 9)]
+
+
+def test_files_that_a_worker_did_not_write_are_noticed(alone, tmp_path):
+    path = Path(shutil.copytree(alone, tmp_path / "tiny.zarr"))
+    writer = join_writer(path)
+    assert writer.pending == []
+    (path / "features" / "c" / "1" / "0" / "0" / "0" / "0").unlink()
+    writer.refresh()
+    assert writer.pending == [1]
+    with pytest.raises(StoreError, match="lacks 1 of 3 shards"):
+        writer.finish()

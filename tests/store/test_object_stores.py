@@ -1,0 +1,255 @@
+"""Stores on a real S3 server on this machine, and one that throttles and drops connections."""
+
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, replace
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from i2pmae.errors import StoreError
+from i2pmae.store import lock as locks
+from i2pmae.store.inspect import describe
+from i2pmae.store.location import Location
+from i2pmae.store.lock import ObjectLock, Owner
+from i2pmae.store.reader import StoreReader
+from i2pmae.store.verify import check_store
+
+from .test_writer import contents
+
+SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on to a server, some late, some refused, some cut off."""
+
+    daemon_threads = True
+
+    def __init__(self, target):
+        super().__init__(("127.0.0.1", 0), Passer)
+        self.target = target
+        self.every = {}  # fault: every how many requests
+        self.seen = Counter()
+        self.guard = threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def next_fault(self):
+        with self.guard:
+            self.seen["requests"] += 1
+            for fault, period in self.every.items():
+                if self.seen["requests"] % period == 0:
+                    self.seen[fault] += 1
+                    return fault
+        return None
+
+
+class Passer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def handle_request(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.server.next_fault()
+        if fault == "drop":
+            self.close_connection = True
+            return
+        if fault == "throttle":
+            self.answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
+            return
+        if fault == "delay":
+            time.sleep(0.05)
+        host, port = self.server.target
+        passed = HTTPConnection(host, port, timeout=20)
+        passed.request(self.command, self.path, body, dict(self.headers))
+        response = passed.getresponse()
+        self.answer(response.status, response.getheaders(), response.read())
+        passed.close()
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_request  # noqa: N815
+
+    def answer(self, status, headers, body):
+        self.send_response_only(status)
+        length = [value for name, value in headers if name.lower() == "content-length"]
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        is_head = self.command == "HEAD"
+        self.send_header("Content-Length", length[0] if is_head and length else str(len(body)))
+        self.end_headers()
+        if not is_head:
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    proxy = Proxy(moto.get_host_and_port())
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+    moto.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    """A bucket of this test's own; `server.every` says what goes wrong."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server.url,
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"s3://bucket-{time.monotonic_ns()}"
+    files().mkdir(name)
+    server.seen.clear()
+    yield name
+    server.every = {}
+
+
+def files():
+    return Location.of("s3://any").files()
+
+
+def objects(url):
+    """Content of all objects of a store, as `contents` gives it of a folder."""
+    found = files()
+    start = len(url.removeprefix("s3://")) + 1
+    return {key[start:]: found.cat_file(key) for key in sorted(found.find(url))}
+
+
+def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_store, written):
+    url = f"{bucket}/folder/shapes.zarr"
+    write_store(url, spec)
+    assert objects(url) == contents(store)
+    assert not files().exists(f"{url}.lock")
+    batch = StoreReader(url).read([9, 0, 4])
+    for name, values in batch.items():
+        np.testing.assert_array_equal(values, written[name][[9, 0, 4]])
+    assert StoreReader(url).read_all("id").tolist() == written["id"].tolist()
+    found = describe(url)
+    assert found["shapes"] == {"done": 9, "skipped": 1, "pending": 0}
+    assert found["stored_bytes"] == describe(store)["stored_bytes"]
+    assert check_store(url)[1] == []
+
+
+def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
+    bucket, server, store, spec, write_store, written
+):
+    server.every = {"drop": 13, "throttle": 7, "delay": 5}
+    url = f"{bucket}/shapes.zarr"
+    write_store(url, spec)
+    batch = StoreReader(url).read(range(10))
+    assert check_store(url)[1] == []
+    for fault in server.every:
+        assert server.seen[fault] > 2
+    server.every = {}
+    assert objects(url) == contents(store)
+    for name, values in batch.items():
+        np.testing.assert_array_equal(values, written[name])
+
+
+def test_a_server_that_fails_for_long_is_asked_again_and_reported(
+    bucket, store, spec, open_, values_of, write_store, monkeypatch, capfd
+):
+    monkeypatch.setattr("i2pmae.store.writer._WAITS", (0.01, 0.01))
+    url = f"{bucket}/shapes.zarr"
+    with open_(url, spec) as writer:
+        writer.write_shard(0, values_of(spec, 0))
+        calls = []
+
+        def fail(*arguments):
+            calls.append(arguments)
+            raise OSError(16, "Please reduce your request rate.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "_write", fail)
+            with pytest.raises(
+                StoreError, match=r"cannot write shard 1 .*reduce your request rate"
+            ):
+                writer.write_shard(1, values_of(spec, 1))
+        assert writer.pending == [1, 2]
+    assert capfd.readouterr().err.count("Trying again") == 2
+    assert objects(write_store(url, spec)) == contents(store)
+
+
+def test_damage_in_a_bucket_is_found(bucket, spec, write_store):
+    url = write_store(f"{bucket}/shapes.zarr", spec)
+    found = files()
+    features = f"{url}/features/c/1/0/0/0/0"
+    content = bytearray(found.cat_file(features))
+    content[3] ^= 1
+    found.pipe_file(features, bytes(content))
+    found.rm_file(f"{url}/depth/c/2/0/0/0")
+    assert {(finding.array, finding.shard) for finding in check_store(url)[1]} == {
+        ("features", 1),
+        ("depth", 2),
+    }
+    with pytest.raises(StoreError, match=r"features is damaged \(shape 4, shard 1"):
+        StoreReader(url).read([0, 4])
+
+
+def test_no_store_and_no_bucket_are_one_line(bucket):
+    with pytest.raises(StoreError, match=r"does not exist.*extract-2d"):
+        StoreReader(f"{bucket}/none.zarr")
+    with pytest.raises(StoreError, match=r"no-such-bucket"):
+        StoreReader("s3://no-such-bucket/x.zarr")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("i2pmae.store.location.find_spec", lambda _: None)
+    with pytest.raises(StoreError, match=r"pip install 'i2pmae\[s3\]'"):
+        StoreReader("s3://bucket/x.zarr")
+
+
+class TestLock:
+    @pytest.fixture
+    def place(self, bucket):
+        return Location.of(f"{bucket}/shapes.zarr")
+
+    def leave(self, place, owner):
+        files().pipe_file(f"{place.text}.lock", json.dumps({**asdict(owner), "beat": 0}).encode())
+
+    def test_the_second_is_refused_and_told_who_holds_it(self, place):
+        refused = pytest.raises(StoreError, match=str(Owner.this_process().pid))
+        with ObjectLock(place), refused:
+            ObjectLock(place).acquire()
+        with ObjectLock(place):
+            pass
+
+    def test_that_of_an_ended_process_is_taken_over(self, place):
+        self.leave(place, replace(Owner.this_process(), started="earlier boot/1"))
+        with ObjectLock(place) as lock:
+            assert lock._owner() == Owner.this_process()
+
+    def test_that_of_another_machine_when_it_is_silent(self, place, monkeypatch):
+        monkeypatch.setattr(locks, "SILENCE", 0.4)
+        self.leave(place, Owner("elsewhere", 1, ""))
+        with ObjectLock(place):
+            pass
+
+    def test_not_while_it_shows_life(self, place, monkeypatch):
+        monkeypatch.setattr(locks, "SILENCE", 3.0)
+        monkeypatch.setattr(locks, "BEAT", 0.05)
+        with monkeypatch.context() as patch:
+            patch.setattr(Owner, "this_process", lambda: Owner("elsewhere", 1, ""))
+            held = ObjectLock(place)
+        with held, pytest.raises(StoreError, match="process 1 on elsewhere"):
+            ObjectLock(place).acquire()
