@@ -382,5 +382,5 @@ def test_a_parquet_file_of_one_repeated_number_is_refused(tmp_path):
 
     column = pyarrow.array(np.zeros(10**7, np.int64))
     parquet.write_table(pyarrow.table({"id": column}), tmp_path / "v.parquet", compression="zstd")
-    with pytest.raises(I2PMAEError, match="10000000 values in a file"):
+    with pytest.raises(I2PMAEError, match=r"\d+ values in a file"):
         read_vectors(tmp_path / "v.parquet")

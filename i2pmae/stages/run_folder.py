@@ -69,14 +69,14 @@ class RunFolder:
         rows = []
         for line in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             row = _parsed(line)
-            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+            if not isinstance(row, dict):
                 break
             rows.append(row)
         return rows
 
     def rewind(self, epoch: int) -> None:
         """Drop rows of epochs after `epoch`, which the resumed run writes again."""
-        self._write_rows([row for row in self.rows() if row["epoch"] <= epoch])
+        self._write_rows([row for row in self.rows() if row.get("epoch", 0) <= epoch])
 
     def mend(self) -> None:
         """Drop a half-written last row."""
