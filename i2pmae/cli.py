@@ -5,6 +5,8 @@ Stages are imported inside their command, so `--help` answers at once.
 
 from __future__ import annotations
 
+import atexit
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -49,10 +51,41 @@ Limit = Annotated[int | None, typer.Option(help="Use only the first N shapes of 
 
 def _json_mode(value: bool) -> bool:
     """Keep stdout for the JSON object."""
-    from i2pmae.progress import configure
+    if value:
+        from i2pmae.progress import results_to_stderr
 
-    configure(results_on_stderr=value)
+        results_to_stderr()
     return value
+
+
+def _quiet_mode(value: bool) -> None:
+    if value:
+        from i2pmae.progress import be_quiet
+
+        be_quiet()
+
+
+def _log_mode(value: Path | None) -> None:
+    if value is not None and is_first():
+        from i2pmae.progress import log_events
+
+        log_events(value)
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_quiet_mode, help="No bars and no notes.")]
+LogJson = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-json",
+        metavar="FILE",
+        callback=_log_mode,
+        help="Append notes, progress and metrics as lines of JSON.",
+    ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="tensorboard or wandb: metrics go there as well; repeatable."),
+]
 
 
 AsJson = Annotated[
@@ -105,6 +138,8 @@ def extract_2d(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say how many shapes, bytes and minutes.")
     ] = False,
+    _quiet: Quiet = False,
+    _log_json: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """Stage one: render every shape and cache what a frozen 2D model sees.
@@ -174,6 +209,9 @@ def pretrain(
     seed: Seed = None,
     device: Device = None,
     precision: Precision = None,
+    track: Track = None,
+    _quiet: Quiet = False,
+    _log_json: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """Stage two: pre-train the 3D encoder from a store.
@@ -199,6 +237,7 @@ def pretrain(
             "svm.data": svm_data,
             "seed": seed,
             "device": device,
+            "track": track or None,
             "precision": precision,
         },
         defaults={"out": Path("runs/pretrain")},
@@ -226,6 +265,8 @@ def svm(
     seed: Seed = None,
     device: Device = None,
     precision: Precision = None,
+    _quiet: Quiet = False,
+    _log_json: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy of a linear SVM on frozen features.
@@ -285,6 +326,9 @@ def finetune(
     ] = None,
     device: Device = None,
     precision: Precision = None,
+    track: Track = None,
+    _quiet: Quiet = False,
+    _log_json: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune for classification, part segmentation or few-shot classification.
@@ -326,6 +370,7 @@ def finetune(
             "seed": seed,
             "seeds": seeds,
             "device": device,
+            "track": track or None,
             "precision": precision,
         },
         defaults={"out": Path("runs/finetune")},
@@ -424,6 +469,8 @@ def embed(
     seed: Seed = None,
     device: Device = None,
     precision: Precision = None,
+    _quiet: Quiet = False,
+    _log_json: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the frozen feature of every shape, with its id, class and split, to one file.
@@ -703,6 +750,8 @@ def demo(
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")
     ] = "auto",
+    _quiet: Quiet = False,
+    _log_json: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """The whole chain on shapes made on the spot: a few minutes on a laptop.
@@ -808,12 +857,31 @@ def main() -> NoReturn:
     except Exception as error:
         # Usage errors of the parser know how to show themselves.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            if _what_is_saved() is not None:  # said last, below the traceback
+                atexit.register(_complain, f"after this error: {_how_to_go_on()}")
             raise
         error.show()
         code = error.exit_code
     if code in (130, 143):
-        _complain("stopped; nothing is half-written, and the run can be continued")
+        _complain(f"stopped; {_how_to_go_on()}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _what_is_saved() -> str | None:
+    from i2pmae.interrupts import what_is_saved
+
+    return what_is_saved()
+
+
+def _how_to_go_on() -> str:
+    """What was saved, and the command that continues."""
+    saved = _what_is_saved()
+    if saved is None or launched() is not None:  # a launcher repeats its own command
+        return "nothing is half-written, and the run can be continued"
+    command = sys.argv[1:]
+    if command[:1] in (["pretrain"], ["finetune"]) and "--resume" not in command:
+        command = [*command, "--resume"]
+    return f"{saved}; to go on: {shlex.join(['i2pmae', *command])}"
 
 
 def _complain(message: str) -> None:

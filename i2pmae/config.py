@@ -195,6 +195,7 @@ class PretrainConfig(Config):
     synchronize_norms: bool = True  # BatchNorm's statistics over all processes, or each its own
     points: int = Field(2048, gt=0)
     seed: int = 0
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
     device: Device = "auto"
     precision: Precision = "auto"
     checkpoint_every: int = Field(25, gt=0)  # epochs between kept checkpoints
@@ -373,6 +374,7 @@ class FinetuneConfig(Config):
     limit: int | None = Field(None, gt=0)
     seed: int = Field(0, ge=0)
     seeds: tuple[int, ...] | None = None  # one run each, in a folder of its own
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
     device: Device = "auto"
     precision: Precision = "auto"
     validation: float = Field(0.1, gt=0, lt=1)  # share of the training split

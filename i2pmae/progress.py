@@ -7,19 +7,32 @@ terminal a bar becomes one plain line every ten seconds.
 from __future__ import annotations
 
 import io
+import json
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TextIO, TypeVar
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
 from rich.progress import Progress as Display
 from rich.table import Table
 from rich.text import Text
+
+from i2pmae.errors import ConfigError
 
 Item = TypeVar("Item")
 
@@ -35,6 +48,7 @@ _UNWRAPPED = 100_000  # columns; more than any line has
 class _Mode:
     quiet: bool = False
     results_on_stderr: bool = False
+    log: TextIO | None = None  # takes events as lines of JSON
     display: Display | None = None  # shared by all open bars, so that bars can be nested
     n_bars: int = 0
 
@@ -51,6 +65,43 @@ def configure(*, quiet: bool = False, results_on_stderr: bool = False) -> None:
     """
     _mode.quiet = quiet
     _mode.results_on_stderr = results_on_stderr
+    if _mode.log is not None:
+        _mode.log.close()
+        _mode.log = None
+
+
+def be_quiet() -> None:
+    """Show no bars and no notes from now on; the rest stays as it was configured."""
+    _mode.quiet = True
+
+
+def results_to_stderr() -> None:
+    """Let tables join the messages; the rest stays as it was configured."""
+    _mode.results_on_stderr = True
+
+
+def log_events(path: Path) -> None:
+    """Append notes, warnings, progress and metrics to a file, each as one line of JSON.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _mode.log = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise ConfigError(
+            f"--log-json {path}: cannot be written ({error.strerror}); choose another file"
+        ) from None
+
+
+def event(kind: str, **values: Any) -> None:
+    """Append an event to the log, if there is one: `time` (UTC), `event` and values."""
+    if _mode.log is not None:
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": moment, "event": kind, **values})
+        with suppress(OSError):  # a full disk must not end a run
+            _mode.log.write(f"{line}\n")
 
 
 @contextmanager
@@ -65,12 +116,18 @@ def quietly() -> Iterator[None]:
 
 def note(message: str) -> None:
     """Say something worth knowing, as one unwrapped line on stderr."""
+    event("note", message=message)
+    _show_line(message)
+
+
+def _show_line(message: str) -> None:
     if not _mode.quiet:
         console.print(Text(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Say something that may need action, as one unwrapped line on stderr."""
+    event("warning", message=message)
     console.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
 
 
@@ -172,6 +229,7 @@ class Progress:
 
     def __exit__(self, *_error: object) -> None:
         _mode.n_bars -= 1
+        self._log()
         if _mode.display is None or self._task is None:
             self._say()
         elif _mode.n_bars > 0:
@@ -205,15 +263,30 @@ class Progress:
         return ", ".join([*parts, self._status] if self._status else parts)
 
     def _show(self) -> None:
+        is_due = time.monotonic() - self._said >= _SECONDS_PER_LINE
+        if is_due:
+            self._log()
         if _mode.display is not None and self._task is not None:
             _mode.display.update(self._task, completed=self.done, pace=self.pace())
-        elif time.monotonic() - self._said >= _SECONDS_PER_LINE:
+            self._said = time.monotonic() if is_due else self._said
+        elif is_due:
             self._say()
+
+    def _log(self) -> None:
+        event(
+            "progress",
+            task=self.description,
+            done=self.done,
+            total=self.total,
+            seconds=round(time.monotonic() - self._started, 3),
+            status=self._status,
+            memory_bytes=memory_bytes(),
+        )
 
     def _say(self) -> None:
         self._said = time.monotonic()
         count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
-        note(": ".join(filter(None, [f"{self.description} {count}", self.pace()])))
+        _show_line(": ".join(filter(None, [f"{self.description} {count}", self.pace()])))
 
 
 def track(
@@ -228,12 +301,40 @@ def track(
             progress.advance()
 
 
+class _Memory(ProgressColumn):
+    """How much memory the process holds, and how much of the GPU's."""
+
+    def render(self, task: Task) -> Text:
+        """One cell; nested bars do not repeat it."""
+        is_first = not task.id or task.id == min(_mode.display.task_ids if _mode.display else [0])
+        held = memory_bytes() if is_first else {}
+        named = [f"{name} {count / 1e9:.1f} GB" for name, count in held.items()]
+        return Text(", ".join(named), style="dim")
+
+
+def memory_bytes() -> dict[str, int]:
+    """The most memory that the process has held, bytes: `memory`, and `gpu` where it uses one."""
+    held = {"memory": 0}
+    try:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        held["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:  # Windows has no such module
+        held = {}
+    torch = sys.modules.get("torch")  # never imported for this alone
+    if torch is not None and torch.cuda.is_initialized():
+        held["gpu"] = int(torch.cuda.max_memory_allocated())
+    return held
+
+
 def _new_display() -> Display:
     return Display(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[pace]}", style="dim", markup=False),
+        _Memory(),
         console=console,
         redirect_stdout=False,  # results must not end up in the display on stderr
     )

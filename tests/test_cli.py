@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
+from i2pmae import progress
 from i2pmae.cli import app, main
+from i2pmae.errors import ConfigError
+from i2pmae.interrupts import _Saved, remember_saved
 
 COMMANDS = [
     "extract-2d",
@@ -166,6 +169,56 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, "recipes")
     assert code == 130
     assert err.count("\n") == 1
+
+
+def test_a_stopped_run_says_what_is_saved_and_how_to_go_on(monkeypatch, capsys):
+    def interrupt(*_arguments, **_options):
+        remember_saved(lambda: "runs/a b/last.pt is saved")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Saved, "tell", None)
+    monkeypatch.setattr("i2pmae.config.load_config", interrupt)
+    code, _, err = run(monkeypatch, capsys, "pretrain", "--out", "runs/a b")
+    assert code == 130
+    assert err == (
+        "i2pmae: stopped; runs/a b/last.pt is saved; "
+        "to go on: i2pmae pretrain --out 'runs/a b' --resume\n"
+    )
+    _, _, err = run(monkeypatch, capsys, "pretrain", "--resume")
+    assert err.count("--resume") == 1
+    _, _, err = run(monkeypatch, capsys, "extract-2d", "shapes")
+    assert err.endswith("to go on: i2pmae extract-2d shapes\n")
+
+
+def test_a_crashed_run_says_so_below_its_traceback():
+    code = (
+        "import sys; sys.argv = ['i2pmae', 'pretrain']\n"
+        "import i2pmae.config\n"
+        "from i2pmae.cli import main\n"
+        "from i2pmae.interrupts import remember_saved\n"
+        "def crash(*a, **k):\n"
+        "    remember_saved(lambda: 'last.pt is saved')\n"
+        "    raise ZeroDivisionError\n"
+        "i2pmae.config.load_config = crash\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "last.pt is saved; to go on: i2pmae pretrain --resume" in last
+
+
+def test_quiet_and_the_log_are_set_before_a_command_runs(monkeypatch, capsys, tmp_path):
+    def say(*_arguments, **_options):
+        progress.note("hello")
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("i2pmae.config.load_config", say)
+    log = tmp_path / "log.jsonl"
+    _, out, err = run(monkeypatch, capsys, "pretrain", "--quiet", "--json", "--log-json", log)
+    assert (out, err) == ("", "i2pmae: enough\n")
+    assert json.loads(log.read_text())["message"] == "hello"
 
 
 def test_bugs_keep_their_traceback(monkeypatch):

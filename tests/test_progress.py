@@ -1,9 +1,11 @@
 import io
+import json
 
 import pytest
 from rich.console import Console
 
 from i2pmae import progress
+from i2pmae.errors import ConfigError
 from i2pmae.progress import Progress, format_seconds, note, print_table, track, warn
 
 
@@ -136,3 +138,49 @@ def test_an_empty_table_shows_its_header(capsys):
 )
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text
+
+
+def test_events_are_lines_of_json_even_where_nothing_is_shown(tmp_path, capsys, clock):
+    progress.log_events(tmp_path / "logs" / "log.jsonl")
+    progress.be_quiet()
+    note("a note")
+    warn("look out")
+    with Progress("train", total=3) as shown:
+        for _ in range(3):
+            clock.now += 11
+            shown.advance()
+        shown.describe("loss 1")
+    assert capsys.readouterr().err == "warning: look out\n"
+    lines = (tmp_path / "logs" / "log.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["event"] for event in events] == ["note", "warning", *["progress"] * 4]
+    assert events[0]["message"] == "a note"
+    assert events[0]["time"].endswith("+00:00")
+    assert [event["done"] for event in events[2:]] == [1, 2, 3, 3]
+    assert events[-1]["status"] == "loss 1"
+    assert events[-1]["memory_bytes"]["memory"] > 1e7
+
+
+def test_a_log_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--log-json .*choose another file"):
+        progress.log_events(tmp_path / "file" / "log.jsonl")
+
+
+def test_a_terminal_shows_memory_beside_the_bar(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=140)
+    monkeypatch.setattr(progress, "console", terminal)
+    with Progress("train", total=2) as shown:
+        shown.advance(2)
+    assert "GB" in terminal.file.getvalue()
+
+
+def test_modes_add_up(capsys):
+    progress.be_quiet()
+    progress.results_to_stderr()
+    note("a note")
+    print_table("", ["a"], [["1"]])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "note" not in err
+    assert "1" in err

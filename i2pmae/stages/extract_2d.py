@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -26,6 +27,7 @@ from i2pmae.errors import DataError, StoreError
 from i2pmae.geometry.projection import fit_pixels, patches_read, pixels, render, view_axes
 from i2pmae.geometry.transforms import normalize_to_unit_sphere
 from i2pmae.image_model import ImageModel, load_image_model
+from i2pmae.interrupts import remember_saved
 from i2pmae.progress import Progress, note, warn
 from i2pmae.store.location import Location
 from i2pmae.store.metadata import load_info
@@ -119,6 +121,7 @@ def _run(
         n_left = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
         if 0 < n_left < len(source):
             note(f"continuing {path}: {len(source) - n_left} of {len(source)} shapes are done")
+        remember_saved(partial(_saved, path, writer))
         extracted = time.monotonic()
         skipped = hands.extract(writer, bad)
         seconds = time.monotonic() - extracted
@@ -148,6 +151,13 @@ def open_data(config: ExtractConfig) -> ShapeSource:
         points=config.points,
         seed=config.seed,
     )
+
+
+def _saved(path: Path, writer: StoreWriter) -> str:
+    """What would be kept if the extraction stopped now."""
+    spec = writer.spec
+    left = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
+    return f"{path} holds {spec.n_shapes - left} of {spec.n_shapes} shapes"
 
 
 def store_path(cache: Path, data: Path) -> Path:

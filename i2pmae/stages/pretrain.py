@@ -228,6 +228,12 @@ class _State:
             note(message)
 
 
+def _status(state: _State, waiting: float) -> str:
+    """The last losses and the share of time spent waiting for data, in a few words."""
+    loss, loss_2d, loss_3d = state.losses[-1].tolist()
+    return f"loss {loss:.4f} (2D {loss_2d:.4f}, 3D {loss_3d:.4f}), waiting {waiting:.1%}"
+
+
 def _contents(reader: StoreReader) -> dict[str, Any]:
     """What of a store's contents must be the same on resume, beyond its settings."""
     sizes = {key: n for key, n in reader.info.spec.to_json().items() if key != "shard_size"}
@@ -268,7 +274,8 @@ def _train_epoch(
         if len(recent) == _CHECK_EVERY or state.step == n_steps or due:
             checked = _finite(recent, state, config, reader, indices, folder)
             state.losses, recent = torch.cat([state.losses, checked]), []
-            progress.describe(f"epoch {epoch + 1}/{config.epochs}, loss {state.losses[-1, 0]:.4f}")
+            waiting = (reader.wait_seconds - waited) / max(time.monotonic() - started, 1e-9)
+            progress.describe(f"epoch {epoch + 1}/{config.epochs}, {_status(state, waiting)}")
         if due and state.step < n_steps:
             state.save(folder.last, config, reader)
             saved_at = time.monotonic()

@@ -11,11 +11,14 @@ from typing import Any
 
 from i2pmae.config import Config, to_plain
 from i2pmae.errors import ConfigError, TrainingError
+from i2pmae.interrupts import remember_saved
+from i2pmae.progress import event
+from i2pmae.tracking import Tracker, open_trackers, require_trackers
 
 LAST = "last.pt"
 CONFIG = "config.json"
 BAD_BATCH = "not-finite.json"
-_MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes"}
+_MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes", "track"}
 
 
 class RunFolder:
@@ -23,6 +26,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._trackers: list[Tracker] = []
 
     @property
     def last(self) -> Path:
@@ -41,6 +45,13 @@ class RunFolder:
             ConfigError: if the folder holds a run and `resume` is off, holds none and it is on,
                 or holds one with other settings.
         """
+        kinds = getattr(config, "track", ())
+        require_trackers(kinds)
+        self._begin(config, resume=resume, may_change=may_change)
+        self._trackers = open_trackers(kinds, self.path, to_plain(config))
+        remember_saved(self._saved)
+
+    def _begin(self, config: Config, *, resume: bool, may_change: Sequence[str]) -> None:
         if resume:
             self._check_same(config, {*_MAY_CHANGE, *may_change})
             return
@@ -61,6 +72,17 @@ class RunFolder:
         """Append one row to `metrics.jsonl`."""
         with self._writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        event("metrics", run=str(self.path), **row)
+        for track in self._trackers:
+            track(row)
+
+    def _saved(self) -> str:
+        """What would be kept if the run stopped now."""
+        if not self.last.exists():
+            return f"{self.path} holds no checkpoint yet"
+        rows = self.rows()
+        epochs = rows[-1]["epoch"] if rows else 0
+        return f"{self.last} is saved, {epochs} whole epochs are logged"
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows logged so far; a half-written last one is left out."""
