@@ -49,7 +49,7 @@ class RunFolder:
         require_trackers(kinds)
         self._begin(config, resume=resume, may_change=may_change)
         self._trackers = open_trackers(kinds, self.path, to_plain(config))
-        remember_saved(self._saved)
+        remember_saved(self._kept)
 
     def _begin(self, config: Config, *, resume: bool, may_change: Sequence[str]) -> None:
         if resume:
@@ -76,7 +76,7 @@ class RunFolder:
         for track in self._trackers:
             track(row)
 
-    def _saved(self) -> str:
+    def _kept(self) -> str:
         """What would be kept if the run stopped now."""
         if not self.last.exists():
             return f"{self.path} holds no checkpoint yet"
