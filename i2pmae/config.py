@@ -418,6 +418,8 @@ def _numbers(value: Any) -> Any:
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 COMMANDS = ("extract-2d", "pretrain", "svm", "finetune", "embed", "zero-shot")
+_LARGEST_RECIPE = 1 << 14  # bytes
+_DEEPEST = 16  # tables in one another
 _ABOUT = "about"  # a recipe's table for people: data, command, published figure, cost
 
 
@@ -527,11 +529,28 @@ def to_plain(config: Config) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_RECIPE + 1)
+        if len(content) > _LARGEST_RECIPE:
+            raise ConfigError(f"recipe {path}: more than {_LARGEST_RECIPE} bytes; is it a recipe?")
+        found = tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
+        _check_plain(found)
+        return found
     except OSError as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {path}: not valid TOML: {error}") from None
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Raise ValueError for what no recipe needs and what would choke others."""
+    if depth > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} tables in one another")
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError("a number of more than 63 bits")
+    parts = value.values() if isinstance(value, dict) else value
+    for part in parts if isinstance(value, dict | list) else ():
+        _check_plain(part, depth + 1)
 
 
 def _parse_value(text: str) -> Any:

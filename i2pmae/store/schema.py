@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
+_MOST_SHAPES = 2**31
 _LARGEST_SHARD = 2**20  # shapes; a larger number is damage
 _MOST_VALUES = 2**28  # of one array per shape; a larger number is damage
 
@@ -85,6 +86,8 @@ class StoreSpec:
         sizes = spec.sizes()
         if any(type(size) is not int or size < 1 for size in (*sizes.values(), spec.shard_size)):
             raise ValueError(f"sizes must be positive whole numbers, found {dict(values)}")
+        if spec.n_shapes > _MOST_SHAPES:
+            raise ValueError(f"{spec.n_shapes} shapes; a store holds at most {_MOST_SHAPES}")
         if spec.shard_size > _LARGEST_SHARD:
             raise ValueError(f"shards of {spec.shard_size} shapes")
         if spec.dtype not in ("int8", "float16", "float32"):
