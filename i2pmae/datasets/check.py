@@ -70,14 +70,3 @@ def survey(
     finally:
         pool.shutdown(cancel_futures=True)
     return Survey(bad, fewest)
-
-
-def find_bad_shapes(
-    source: ShapeSource,
-    indices: Sequence[int] | None = None,
-    workers: int | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> list[tuple[str, str]]:
-    """Id and reason of each shape that cannot be used; see `survey` for the arguments."""
-    found = survey(source, indices, workers, progress)
-    return [(source.ids[index], reason) for index, reason in found.bad.items()]

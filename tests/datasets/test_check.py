@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from i2pmae.datasets import check, find_bad_shapes, open_source, survey
+from i2pmae.datasets import check, open_source, survey
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 4, None])
 def test_bad_shapes_are_found_in_order(folder, workers):
-    bad = find_bad_shapes(open_source(folder), workers=workers)
-    assert [shape_id for shape_id, _ in bad] == ["3", "7"]
-    assert "all 5 points coincide" in bad[0][1]
-    assert "7.npy cannot be read" in bad[1][1]
+    bad = survey(open_source(folder), workers=workers).bad
+    assert list(bad) == [3, 7]
+    assert "all 5 points coincide" in bad[3]
+    assert "7.npy cannot be read" in bad[7]
 
 
 def test_the_survey_counts_points_of_usable_shapes(folder):
@@ -36,8 +36,8 @@ def test_the_survey_counts_points_of_usable_shapes(folder):
 
 def test_indices_choose_shapes(folder):
     source = open_source(folder)
-    assert find_bad_shapes(source, indices=[0, 1, 7, 9])[0][0] == "7"
-    assert find_bad_shapes(source, indices=[0, 1]) == []
+    assert list(survey(source, indices=[0, 1, 7, 9]).bad) == [7]
+    assert survey(source, indices=[0, 1]).bad == {}
     assert survey(source, indices=[9, 8]).fewest_points == 48
 
 
@@ -72,4 +72,4 @@ def test_bugs_are_not_taken_for_bad_shapes(folder, monkeypatch):
     source = open_source(folder)
     monkeypatch.setattr(source, "_read", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        find_bad_shapes(source)
+        survey(source)

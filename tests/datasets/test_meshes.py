@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2pmae.datasets import find_bad_shapes, open_source
+from i2pmae.datasets import open_source, survey
 from i2pmae.datasets.meshes import read_triangles, sample_surface
 from i2pmae.errors import DataError
 
@@ -194,7 +194,7 @@ def test_the_real_meshes(furniture):
     assert (source.layout, len(source), len(source.class_names)) == ("meshes", 206, 10)
     assert (source.splits.count("train"), source.splits.count("test")) == (139, 67)
     assert "appliance/train/dryer_machine_00" in source.ids
-    assert find_bad_shapes(source) == []
+    assert survey(source).bad == {}
     again = open_source(furniture, split="test", points=256, limit=3)
     for index, shape_id in enumerate(again.ids):
         expected = source.load(source.ids.index(shape_id)).points
