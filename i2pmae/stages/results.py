@@ -103,6 +103,14 @@ def published_figures(recipe: str | None) -> dict[str, float]:
     return {name: float(value) for name, value in stated.items() if isinstance(value, int | float)}
 
 
+def _published_on(recipe: str) -> str:
+    """The task that the published figures are of, which need not be that of the run's data."""
+    try:
+        return str(recipe_about(recipe).get("title", recipe))
+    except ConfigError:
+        return recipe
+
+
 def summary_table(result: Mapping[str, Any]) -> tuple[list[str], Rows]:
     """Columns and rows of a result, the published figures in the last row."""
     layout = layout_of(result)
@@ -153,7 +161,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines += ["\n", markdown_table(*summary_table(result))]
     if result.get(_PUBLISHED):
         lines.append(
-            "\nPublished figures are of the epoch that is best on the test split; ours never are.\n"
+            f"\nPublished figures: {_published_on(result['recipe'])}, the epoch that is best on "
+            "the test split; ours never are.\n"
         )
     grouped = group_table(result)
     if grouped is not None:
