@@ -41,6 +41,14 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python's or torch's says that memory ran out, on any device."""
+    is_torchs = isinstance(error, RuntimeError)
+    return isinstance(error, MemoryError) or (
+        is_torchs and any(part in str(error) for part in _NO_MEMORY)
+    )
+
+
 @contextmanager
 def out_of_memory_explained(advice: str) -> Iterator[None]:
     """Turn running out of memory in the block into one line.
@@ -54,9 +62,8 @@ def out_of_memory_explained(advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        if not isinstance(error, MemoryError) and not any(part in text for part in _NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
-        wanted = re.search(r"allocate ([\d.]+ \w+)", text)
+        wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
         asked = f" ({wanted[1]} more were asked for)" if wanted else ""
         raise TrainingError(f"memory ran out{asked}: {advice}") from error

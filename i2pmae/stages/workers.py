@@ -11,12 +11,16 @@ import re
 import socket
 import threading
 import tomllib
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +29,8 @@ import torch
 from i2pmae.config import ExtractConfig, WorkersConfig
 from i2pmae.datasets import ShapeSource
 from i2pmae.datasets.check import Survey, survey
-from i2pmae.device import pick_device
-from i2pmae.errors import ConfigError, DataError, WorkersError
+from i2pmae.device import is_out_of_memory, pick_device
+from i2pmae.errors import ConfigError, DataError, I2PMAEError, WorkersError
 from i2pmae.progress import Progress, note, warn
 from i2pmae.stages import extract_2d
 from i2pmae.stages.extract_2d import Encoder, ImageModelFacts
@@ -39,6 +43,8 @@ Item = TypeVar("Item")
 _ROUNDS = 3  # times that a shard may be lost although none of its shapes is to blame
 _DASHBOARD = "127.0.0.1:8787"
 _CONNECT_SECONDS = 30
+_LOOK_SECONDS = 5.0  # between two looks for new workers
+_LOOKS = 60  # without any worker, before the job ends
 _DASK_SETTINGS = {
     # the second worker that a task ends is reason enough to look for the shape that does it
     "distributed.scheduler.allowed-failures": 1,
@@ -132,6 +138,7 @@ class Crew:
 
         Raises:
             DataError: if a shape cannot be used or ends its workers, and `on_error` is `stop`.
+            StoreError: if the store cannot be written, or another process has taken it over.
             WorkersError: if workers end over a shard again and again, but over none of its shapes.
         """
         if writer.pending:
@@ -147,6 +154,7 @@ class Crew:
                 tasks = [(k, _within(_shapes(spec, k), bad)) for k in pending]
                 pending = []
                 for (k, _), found in self._each(write, tasks):
+                    writer.require_lock()
                     if found is None:
                         pending.append(k)
                     else:
@@ -194,46 +202,76 @@ class Crew:
         self, task: Callable[[range], Any], pieces: list[range]
     ) -> Iterator[tuple[range, Any]]:
         """`task` of every piece; what is lost is halved, down to single shapes, which give None."""
+        suspects: list[range] = []
         while pieces:
             halves: list[range] = []
             for piece, found in self._each(task, pieces):
-                if found is None and len(piece) > 1:
+                if found is not None:
+                    yield piece, found
+                elif len(piece) > 1:
                     halves += _halves(piece)
                 else:
-                    yield piece, found
+                    suspects.append(piece)
             pieces = halves
+        for suspect in suspects:  # once more, alone: what shared its worker is suspected too
+            yield from self._each(task, [suspect])
 
     def _each(
         self, task: Callable[[Item], Any], items: Iterable[Item]
     ) -> Iterator[tuple[Item, Any]]:
         """Items with what `task` returns for them, as they come; None where workers ended.
 
-        A worker has one item at a time, so that its end tells which item it was.
+        There are as many items under way as workers.
         """
-        from distributed import as_completed
-
         waiting = iter(items)
         under_way: dict[Any, Item] = {}
-        completed = as_completed()
-
-        def hand_out() -> None:
-            n_workers = max(len(self._client.nthreads()), 1)
-            while len(under_way) < n_workers:
-                try:
-                    item = next(waiting)
-                except StopIteration:
-                    return
-                future = self._client.submit(task, item, pure=False)
-                under_way[future] = item
-                completed.add(future)
-
         try:
-            hand_out()
-            for future in completed:
-                yield under_way.pop(future), _outcome(future)
-                hand_out()
+            while True:
+                n_free = max(self._n_workers(), 1) - len(under_way)
+                for item in islice(waiting, max(n_free, 0)):
+                    future = self._client.submit(_guarded, task, item, pure=False)
+                    under_way[future] = item
+                if not under_way:
+                    return
+                for future in self._ended(list(under_way)):
+                    yield under_way.pop(future), _outcome(future)
         finally:
             self._client.cancel(list(under_way))
+
+    def _ended(self, futures: list[Any]) -> list[Any]:
+        """Those that have come to an end; after a while none, for there may be more workers.
+
+        Raises:
+            WorkersError: if there are no workers any more, and no new one comes.
+        """
+        from distributed import wait
+
+        for look in range(_LOOKS):
+            with suppress(TimeoutError, CancelledError):
+                wait(futures, timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
+            ended = [future for future in futures if future.status != "pending"]
+            if ended or self._n_workers():
+                return ended
+            if look == 0:
+                warn("no worker is left; waiting for another")
+        raise WorkersError(
+            "all workers are gone and none came back, or the scheduler is gone: look into their "
+            "logs for the reason. What is written stays: the same command again continues."
+        )
+
+    def _n_workers(self) -> int:
+        try:
+            return len(self._client.nthreads())
+        except OSError:  # the connection is lost, which the futures will tell
+            return 0
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on a worker; exceptions themselves may hold what cannot be sent."""
+
+    kind: type[I2PMAEError] | None  # None: a bug
+    text: str
 
 
 def _outcome(future: Any) -> Any:
@@ -245,11 +283,14 @@ def _outcome(future: Any) -> Any:
             "the scheduler is gone. What is written stays: the same command again continues."
         )
     error = future.exception()
-    if error is None:
-        return future.result()
-    if isinstance(error, KilledWorker | MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, KilledWorker):
         return None
-    raise error
+    if error is not None:
+        raise error
+    found = future.result()
+    if isinstance(found, _Failure):
+        raise (found.kind or RuntimeError)(found.text)
+    return found
 
 
 def _report_loss(event: tuple[float, Any]) -> None:
@@ -262,6 +303,18 @@ def _report_loss(event: tuple[float, Any]) -> None:
 # What follows runs on the workers.
 
 _one_at_a_time = threading.Lock()  # also on workers with several threads: they share one model
+
+
+def _guarded(task: Callable[[Item], Any], item: Item) -> Any:
+    """What the task returns; None if memory runs out, its error as a `_Failure`."""
+    try:
+        return task(item)
+    except I2PMAEError as error:
+        return _Failure(type(error), str(error))
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None
+        return _Failure(None, f"on {socket.gethostname()}:\n{traceback.format_exc()}")
 
 
 def _describe(config: ExtractConfig) -> ImageModelFacts:
@@ -385,6 +438,7 @@ def _slurm_cluster(file: Path, n_workers: int | None) -> Iterator[Any]:
     """Jobs of a Slurm cluster; the file holds the arguments of dask-jobqueue's SLURMCluster."""
     _require("dask_jobqueue", "slurm")
     from dask_jobqueue.slurm import SLURMCluster
+    from distributed import Status
 
     try:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -394,9 +448,11 @@ def _slurm_cluster(file: Path, n_workers: int | None) -> Iterator[Any]:
         settings["n_workers"] = n_workers
     if not settings.get("n_workers"):
         raise ConfigError(f"--slurm {file}: say how many with --workers N, or n_workers in it")
+    cluster = SLURMCluster.__new__(SLURMCluster)
     try:
-        cluster = SLURMCluster(**settings)
+        SLURMCluster.__init__(cluster, **settings)
     except (TypeError, ValueError, RuntimeError) as error:
+        cluster.status = Status.closed  # nothing runs yet, but it would complain
         raise ConfigError(
             f"--slurm {file}: SLURMCluster does not take it ({error}); its arguments are listed "
             "at https://jobqueue.dask.org"

@@ -129,7 +129,8 @@ class Location:
         """The store as a Zarr group, metadata read afresh."""
         import zarr
 
-        return zarr.open_group(self.zarr_store(mode), mode=mode, use_consolidated=False)
+        store = self.zarr_store(mode)
+        return zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
 
     def zarr_store(self, mode: Any) -> Any:
         """What zarr-python takes for this place."""
@@ -169,7 +170,11 @@ def _options(scheme: str) -> dict[str, Any]:
     if scheme == "s3":
         # each request is tried again by botocore, with growing waits, before a whole shard is
         retries = {"max_attempts": 5, "mode": "standard"}
-        return {"use_listings_cache": False, "config_kwargs": {"retries": retries}}
+        return {
+            "use_listings_cache": False,
+            "max_concurrency": 1,  # per file; with more, each read first asks for its size
+            "config_kwargs": {"retries": retries},
+        }
     return {"use_listings_cache": False}
 
 

@@ -101,6 +101,7 @@ class StoreLock(ABC):
         Raises:
             StoreError: if this process stood still for so long that another has.
         """
+        self._was_lost = self._was_lost or self._owner() not in (self._me, None)
         if self._was_lost:
             raise StoreError(
                 f"{self.store} was taken over by another process while this one stood still. "
@@ -133,11 +134,13 @@ class StoreLock(ABC):
             f"{SILENCE:.0f} s whether it lives"
         )
         last, end = self._life(), time.monotonic() + SILENCE
-        while time.monotonic() < end:
-            time.sleep(min(1.0, SILENCE / 4))
+        while True:
+            is_over = time.monotonic() >= end  # before the look: this process may stand still too
             if self._life() != last:
                 return False
-        return True
+            if is_over:
+                return True
+            time.sleep(min(1.0, SILENCE / 4))
 
     @property
     @abstractmethod

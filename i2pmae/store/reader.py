@@ -21,6 +21,8 @@ from i2pmae.store.metadata import load_info
 from i2pmae.store.schema import DONE, PENDING, ArraySchema, StoreSpec, arrays
 
 if TYPE_CHECKING:
+    import zarr
+
     Batch = dict[str, NDArray[Any]]
 
 STEP_ARRAYS = (
@@ -143,6 +145,10 @@ class StoreReader:
         """(V, 3, 3) float32: row axis, column axis and depth axis of every view."""
         return self.read_all("view_axes")
 
+    @cached_property
+    def _group(self) -> zarr.Group:
+        return self._location.group("r")
+
     def indices(self, split: str = "all") -> NDArray[np.int64]:
         """Which shapes of a split can be used: skipped ones are left out.
 
@@ -205,7 +211,7 @@ class StoreReader:
         rows = self.info.spec.shard(k)
         try:
             if self._schemas[name].dtype == "string":
-                return np.asarray(array_of(self._location.group("r"), name)[rows])
+                return np.asarray(array_of(self._group, name)[rows])
             return np.asarray(self._array(name)[rows].read().result())
         except (ValueError, RuntimeError, OSError) as error:
             raise self._damaged(name, f"shard {k}: {error}") from error
@@ -357,14 +363,14 @@ class StoreReader:
         if missing:
             raise self._damaged(name, f"the file of shard {min(missing)} is missing")
         try:
-            return np.asarray(array_of(self._location.group("r"), name)[...])
+            return np.asarray(array_of(self._group, name)[...])
         except (ValueError, RuntimeError, OSError) as error:
             raise self._damaged(name, str(error)) from error
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(
-            f"{self._location.text}: {name} is damaged ({what}). To have a shard written anew, "
-            "delete its file below status/c and run the same `i2pmae extract-2d` command again."
+            f"{self._location.text}: {name} is damaged ({what}). `i2pmae verify "
+            f"{self._location.text} --repair` finds all damage and extracts those shards again."
         )
 
 

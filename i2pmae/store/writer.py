@@ -91,8 +91,7 @@ class StoreWriter:
         self._check(values, rows, per_shape)
         others = [name for name in per_shape if name != "status"]
         self.reopen()
-        if self._lock is not None:
-            self._lock.require()
+        self.require_lock()
         for wait in (*_WAITS, None):
             try:
                 self._write_files(k, rows, others, values)
@@ -104,6 +103,11 @@ class StoreWriter:
                 time.sleep(wait)
         if "pending" in vars(self):  # else nobody has asked yet, and who asks later is told
             self.pending = [other for other in self.pending if other != k]
+
+    def require_lock(self) -> None:
+        """Make sure that nobody has taken over the store; raises as `StoreLock.require`."""
+        if self._lock is not None:
+            self._lock.require()
 
     def _write_files(
         self, k: int, rows: slice, others: list[str], values: Mapping[str, NDArray[Any]]
@@ -391,16 +395,16 @@ def _consolidate(location: Location) -> None:
     """Copy all metadata into the group's: some readers open faster, ours does not need it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-        zarr.consolidate_metadata(location.zarr_store("r+"))
+        zarr.consolidate_metadata(location.zarr_store("r+"), zarr_format=3)
 
 
 def _write_attributes(location: Location, info: StoreInfo) -> None:
     """Write the group's attributes with their digest, in one go."""
     attributes = info.to_json()
     attributes[DIGEST] = digest(attributes, load_documents(location, arrays(info.spec)))
-    zarr.open_group(location.zarr_store("r+"), mode="r+", use_consolidated=True).attrs.put(
-        attributes
-    )
+    store = location.zarr_store("r+")
+    group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=True)
+    group.attrs.put(attributes)
 
 
 def _remove_partial_files(location: Location) -> None:

@@ -3,6 +3,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import dask
@@ -20,11 +21,13 @@ from i2pmae.store.writer import StoreWriter, join_writer
 from .conftest import extract_config
 from .test_extract_2d import digests
 
+pytestmark = pytest.mark.timeout(300)
+
 # What workers run first. A file says how things go wrong: shapes that end the process that loads
-# them, always or once, or use up its memory; memory that is short when a shard is written; a data
-# set that differs from the caller's.
+# them, always or once, or use up its memory; an error that cannot be sent; memory that is short
+# when a shard is written; a data set that differs from the caller's.
 PRELOAD = """
-import os, signal
+import os, signal, threading
 from pathlib import Path
 from i2pmae.datasets.source import ShapeSource
 from i2pmae.store.writer import StoreWriter
@@ -36,6 +39,8 @@ def load_or_die(self, index):
             continue
         if what == "memory":
             raise MemoryError
+        if what == "bug":
+            raise RuntimeError(threading.Lock())
         if what == "once":
             Path({file!r}).write_text("")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -154,12 +159,30 @@ def test_the_workers_of_a_running_scheduler_continue_a_store(
 def test_a_shape_that_ends_its_workers_is_named_and_skipped(
     tmp_path, scheduler, poison, ids, capfd
 ):
-    poison(f"kill {ids[3]}")
+    poison(f"kill {ids[1]}")
     path = tmp_path / "tiny.zarr"
-    result = extract_2d.run(shared(path, scheduler, on_error="skip"))
+    one_each = StoreConfig(shard_size=1)
+    result = extract_2d.run(shared(path, scheduler, limit=3, store=one_each, on_error="skip"))
     assert result["skipped"] == 1
-    assert list(open_cache(path)["status"].compute()) == [1, 1, 1, 2, 1, 1]
-    assert f"skipped {ids[3]}: {ids[3]} ends every worker" in capfd.readouterr().err
+    assert list(open_cache(path)["status"].compute()) == [1, 2, 1]
+    assert f"skipped {ids[1]}: {ids[1]} ends every worker" in capfd.readouterr().err
+
+
+def test_what_shares_a_worker_with_such_a_shape_is_not_blamed(monkeypatch):
+    """dask suspects all that a lost worker was to do."""
+
+    def each(_crew, task, pieces):
+        pieces = list(pieces)
+        poisoned = any(3 in piece for piece in pieces)
+        for piece in pieces:
+            lost = 3 in piece or (poisoned and (2 in piece or 4 in piece))
+            yield piece, None if lost else task(piece)
+
+    monkeypatch.setattr(workers.Crew, "_each", each)
+    crew = object.__new__(workers.Crew)
+    found = list(crew._narrowed(len, [range(4), range(4, 8)]))
+    assert [piece for piece, size in found if size is None] == [range(3, 4)]
+    assert sum(len(piece) for piece, _ in found) == 8
 
 
 def test_a_shape_that_ends_its_workers_stops_the_job(tmp_path, scheduler, poison, ids):
@@ -198,6 +221,45 @@ def test_errors_of_workers_are_the_users(tmp_path, scheduler):
     (folder / "0.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"0\.npy"):
         extract_2d.run(shared(tmp_path / "x.zarr", scheduler, data=folder, split="all"))
+
+
+def test_a_bug_on_a_worker_keeps_its_traceback(tmp_path, scheduler, poison, ids):
+    """Also one that cannot be sent, for which a plain dask task would be waited for forever."""
+    poison(f"bug {ids[0]}")
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*load_or_die.*lock object"):
+        extract_2d.run(shared(tmp_path / "x.zarr", scheduler))
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"), [("scale", "all workers are gone"), ("close", "the scheduler is gone")]
+)
+def test_a_cluster_that_goes_away_ends_the_job(tmp_path, monkeypatch, end, expected):
+    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "_LOOKS", 3)
+    under_way, is_over = threading.Event(), threading.Event()
+
+    def stand_still(*_):
+        under_way.set()
+        is_over.wait(60)
+
+    monkeypatch.setattr(workers, "survey", stand_still)
+    cluster = LocalCluster(
+        n_workers=1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50
+    )
+
+    def go_away():
+        under_way.wait(60)
+        cluster.scale(0) if end == "scale" else cluster.close()
+
+    thread = threading.Thread(target=go_away)
+    thread.start()
+    with cluster:
+        try:
+            with pytest.raises(WorkersError, match=expected):
+                extract_2d.run(shared(tmp_path / "x.zarr", cluster.scheduler_address))
+        finally:
+            is_over.set()
+            thread.join()
 
 
 def test_workers_that_see_other_shapes_are_refused(tmp_path, scheduler, poison):

@@ -48,6 +48,8 @@ def values_of() -> Callable[[StoreSpec, int], Values]:
             if dtype == "string":
                 continue
             values[name] = (rng.standard_normal(shape) * 20).astype(dtype)
+        for name in {"feature_scale", "pixel_size"} & values.keys():
+            values[name] = np.abs(values[name])
         values["id"] = np.array([f"chair/train/chair_{i:02}_ü" for i in shapes])
         values["split"] = np.where(shapes < 8, "train", "test")
         values["label"] = shapes % 3 - 1

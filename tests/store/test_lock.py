@@ -1,13 +1,18 @@
 import json
+import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 
 import pytest
 
 from i2pmae.errors import StoreError
+from i2pmae.store import lock as locks
 from i2pmae.store.lock import FolderLock, Owner
+
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -70,6 +75,52 @@ def test_another_machine_may_still_be_writing(folder):
     leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
     with pytest.raises(StoreError, match="elsewhere"):
         FolderLock(folder).acquire()
+
+
+def test_a_held_lock_shows_life(folder, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.01)
+    with FolderLock(folder) as lock:
+        os.utime(lock.path, (0, 0))
+        while lock.path.stat().st_mtime == 0:
+            time.sleep(0.01)
+
+
+def test_the_lock_of_another_machine_is_taken_over_when_it_is_silent(folder, monkeypatch, capfd):
+    monkeypatch.setattr(locks, "SILENCE", 0.2)
+    lock = leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
+    os.utime(lock, (0, 0))
+    with FolderLock(folder):
+        assert json.loads(lock.read_text()) == asdict(Owner.this_process())
+    assert "looking for" in capfd.readouterr().err
+
+
+def test_not_while_it_shows_life_whatever_its_clock_says(folder, monkeypatch):
+    monkeypatch.setattr(locks, "SILENCE", 2.0)
+    lock = leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
+    os.utime(lock, (0, 0))
+    looks = iter(range(100))
+    life = FolderLock._life
+
+    def beats_of_a_slow_clock(self):
+        os.utime(lock, (0, next(looks) // 3))
+        return life(self)
+
+    monkeypatch.setattr(FolderLock, "_life", beats_of_a_slow_clock)
+    with pytest.raises(StoreError, match="elsewhere"):
+        FolderLock(folder).acquire()
+
+
+@pytest.mark.parametrize("beat", [0.01, 1000])
+def test_who_lost_the_lock_is_told_and_leaves_it_alone(folder, monkeypatch, beat):
+    monkeypatch.setattr(locks, "BEAT", beat)
+    with FolderLock(folder) as held:
+        held.require()
+        lock = leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
+        while beat < 1 and not held._was_lost:
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="was taken over by another process"):
+            held.require()
+    assert json.loads(lock.read_text())["host"] == "elsewhere"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"pid": 1}'])

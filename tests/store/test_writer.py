@@ -251,6 +251,18 @@ def test_a_second_writer_is_refused(tmp_path, spec, open_):
     open_(tmp_path / "new.zarr", spec).close()
 
 
+def test_a_writer_whose_lock_is_anothers_writes_no_more(tmp_path, spec, open_, values_of):
+    path = tmp_path / "shapes.zarr"
+    lock = tmp_path / "shapes.zarr.lock"
+    with open_(path, spec) as writer:
+        writer.write_shard(0, values_of(spec, 0))
+        lock.write_text('{"host": "elsewhere", "pid": 1, "started": ""}')
+        with pytest.raises(StoreError, match="taken over"):
+            writer.write_shard(1, values_of(spec, 1))
+        assert writer.pending == [1, 2]
+    assert lock.exists()
+
+
 def test_a_folder_of_other_files_is_refused(tmp_path, spec, open_):
     folder = tmp_path / "thesis"
     folder.mkdir()
