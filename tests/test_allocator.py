@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -22,8 +23,9 @@ is_glibc = platform.libc_ver()[0] == "glibc"
 
 
 def run(keep, monkeypatch, **settings):
-    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [*os.environ]:
+        if name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")):  # dask sets one
+            monkeypatch.delenv(name)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, "-c", SCRIPT.format(keep=keep)]

@@ -54,14 +54,15 @@ def write_or_fail(self, k, values):
 def other_fingerprint(self):
     return "other" if "other shapes" in Path({file!r}).read_text() else fingerprint(self)
 
-if not hasattr(ShapeSource, "original"):  # dask may run this twice
+# dask may run this twice, and in this process where a cluster is of threads.
+if not hasattr(ShapeSource, "original") and os.getpid() != {pid}:
     ShapeSource.original = (
         ShapeSource.load_with_original, ShapeSource.fingerprint, StoreWriter.write_shard
     )
     ShapeSource.load_with_original = load_or_die
     ShapeSource.fingerprint = other_fingerprint
     StoreWriter.write_shard = write_or_fail
-load, fingerprint, write = ShapeSource.original
+    load, fingerprint, write = ShapeSource.original
 """
 SMALL = StoreConfig(shard_size=2)
 
@@ -74,7 +75,7 @@ def poison_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def preload(poison_file):
     file = poison_file.with_name("preload.py")
-    file.write_text(PRELOAD.format(file=str(poison_file)))
+    file.write_text(PRELOAD.format(file=str(poison_file), pid=os.getpid()))
     poison_file.write_text("")
     settings = {
         "distributed.worker.preload": [str(file)],
@@ -262,10 +263,12 @@ def test_a_cluster_that_goes_away_ends_the_job(tmp_path, monkeypatch, end, expec
             thread.join()
 
 
-def test_workers_that_see_other_shapes_are_refused(tmp_path, scheduler, poison):
+@pytest.mark.usefixtures("preload")
+def test_workers_that_see_other_shapes_are_refused(tmp_path, poison):
     poison("the other shapes")
+    own = WorkersConfig(count=1, threads=1)
     with pytest.raises(DataError, match="holds other shapes"):
-        extract_2d.run(shared(tmp_path / "x.zarr", scheduler, limit=2))
+        extract_2d.run(extract_config(tmp_path / "x.zarr", limit=2, store=SMALL, workers=own))
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
