@@ -1,9 +1,15 @@
 """What can go wrong while stage one writes, done for real: the store ends the same."""
 
+import json
+import random
+import signal
 import subprocess
+import sys
+import time
 
 import pytest
 
+from i2pmae.config import StoreConfig
 from i2pmae.errors import StoreError
 from i2pmae.stages import extract_2d
 
@@ -12,6 +18,104 @@ from .test_extract_2d import digests
 from .test_faults import remount, tmpfs
 
 pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """What the command of `start` makes when nothing goes wrong: a file per shape and array."""
+    path = tmp_path_factory.mktemp("reference") / "tiny.zarr"
+    extract_2d.run(extract_config(path, limit=40, store=StoreConfig(shard_size=1)))
+    return path
+
+
+def start(path, *options):
+    command = "-m i2pmae extract-2d procedural --limit 40 --points 512 --batch-size 3 --precision"
+    command += " fp32 --image-model timm:test_vit --pretrained random --image-size 64"
+    return subprocess.Popen(
+        [
+            sys.executable,
+            *command.split(),
+            "--set",
+            "store.shard_size=1",
+            "--cache",
+            path,
+            *options,
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_it_writes(process, path):
+    """Wait until a process holds the lock, or has come to its end."""
+    lock = path.with_name(f"{path.name}.lock")
+    while process.poll() is None:
+        try:
+            if json.loads(lock.read_text())["pid"] == process.pid:
+                return
+        except (FileNotFoundError, ValueError):
+            pass
+        time.sleep(0.002)
+
+
+def kill_and_continue(reference, path, n_kills):
+    rng, n_killed = random.Random(0), 0
+    while n_killed < n_kills:
+        process = start(path)
+        until_it_writes(process, path)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        n_killed += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:  # it was too late
+            assert digests(path) == digests(reference)
+            for file in path.glob("status/c/*"):
+                file.unlink()
+    process = start(path)
+    process.communicate()
+    assert process.returncode == 0
+    assert digests(path) == digests(reference)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_run_killed_at_any_instant_ends_the_same(reference, tmp_path):
+    kill_and_continue(reference, tmp_path / "tiny.zarr", 5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_run_killed_many_times_ends_the_same(reference, tmp_path):
+    kill_and_continue(reference, tmp_path / "tiny.zarr", 200)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "options"),
+    [
+        (signal.SIGINT, 130, ()),
+        (signal.SIGTERM, 143, ()),
+        pytest.param(
+            signal.SIGTERM,
+            143,
+            ("--workers", "2", "--set", "workers.threads=1"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_signal_stops_in_order(reference, tmp_path, number, code, options):
+    path = tmp_path / "tiny.zarr"
+    process = start(path, *options)
+    until_it_writes(process, path)
+    while not list(path.glob("status/c/*")):
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    extract_2d.run(extract_config(path, limit=40, store=StoreConfig(shard_size=1)))
+    assert digests(path).keys() == digests(reference).keys()
+    if not options:  # workers have other numbers of threads
+        assert digests(path) == digests(reference)
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(store, tmp_path):
