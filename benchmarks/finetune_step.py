@@ -16,9 +16,8 @@ import os
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from step import make_unit
+from step import beside_unit
 from torch import Tensor, nn
 
 from i2pmae.allocator import keep_freed_memory
@@ -32,8 +31,6 @@ from i2pmae.training.optim import make_optimizer
 
 RECIPE = "finetune-scanobjectnn-pb-t50-rs"
 BATCH, CLASSES = 8, 15
-WARM_UP = 2
-PER_TURN = 3  # steps of each way between two units; their median counts
 
 
 class PlainEmbedding(nn.Module):
@@ -134,17 +131,7 @@ def measure(turns: int) -> dict[str, float]:
         "bf16": make_step(copy.deepcopy(ours), config, torch.bfloat16),
         "plain": make_step(plain, config, torch.float32),
     }
-    unit = make_unit()
-    unit()
-    for step in steps.values():
-        for _ in range(WARM_UP):
-            step()
-    seconds: dict[str, list[float]] = {name: [] for name in [*steps, "unit"]}
-    for _ in range(turns):
-        seconds["unit"].append(unit())
-        for name, step in steps.items():
-            seconds[name].append(float(np.median([step() for _ in range(PER_TURN)])))
-    median = {name: float(np.median(found)) for name, found in seconds.items()}
+    median = beside_unit(steps, turns)
     return {
         "speedup_fp32": median["plain"] / median["fp32"],
         "speedup_bf16": median["plain"] / median["bf16"],

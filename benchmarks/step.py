@@ -6,9 +6,9 @@ forward pass of open_clip's ViT-B-16 image tower on 24 images of 224 pixels, wha
 adds to every such step; its step takes about 2 units (2.05 where it was measured).
 
 All ways and the unit take turns in one process that keeps freed memory, as the commands do.
-`units_*`: median seconds of a step over the median of a unit; `*_all`: all groups embedded, the
-others with the default; `3d_only`: neither guided masking nor 2D targets. `peak_rss_mb` is that of
-a process that does nothing but 20 float32 steps.
+`units_*`: median seconds of a step over the median of a unit; `*_all` and `*_visible`: groups that
+are embedded, the others with the default; `3d_only`: neither guided masking nor 2D targets.
+`peak_rss_mb` is that of a process that does nothing but 20 float32 steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -51,6 +51,8 @@ WAYS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "3d_only_fp32": (torch.float32, THREE_D_ONLY),
     "fp32_all": (torch.float32, {"embed": "all"}),
     "bf16_all": (torch.bfloat16, {"embed": "all"}),
+    "fp32_visible": (torch.float32, {"embed": "visible"}),
+    "bf16_visible": (torch.bfloat16, {"embed": "visible"}),
 }
 
 
@@ -89,7 +91,16 @@ def main() -> None:
 
 def measure(store: Path, names: list[str], turns: int) -> dict[str, float]:
     """Units of each way, and the seconds of a unit."""
-    steps = {name: make_step(store, *WAYS[name]) for name in names}
+    seconds = beside_unit({name: make_step(store, *WAYS[name]) for name in names}, turns)
+    unit_seconds = seconds.pop("unit")
+    result = {f"units_{name}": median / unit_seconds for name, median in seconds.items()}
+    if {"fp32", "3d_only_fp32"} <= seconds.keys():
+        result["guidance_cost"] = seconds["fp32"] / seconds["3d_only_fp32"] - 1
+    return {**result, "unit_seconds": unit_seconds}
+
+
+def beside_unit(steps: Mapping[str, Callable[[], float]], turns: int) -> dict[str, float]:
+    """Median seconds of each step and of the unit; they take turns, after some to warm up."""
     unit = make_unit()
     unit()
     for step in steps.values():
@@ -100,12 +111,7 @@ def measure(store: Path, names: list[str], turns: int) -> dict[str, float]:
         seconds["unit"].append(unit())
         for name, step in steps.items():
             seconds[name].append(float(np.median([step() for _ in range(PER_TURN)])))
-    medians = {name: float(np.median(found)) for name, found in seconds.items()}
-    unit_seconds = medians.pop("unit")
-    result = {f"units_{name}": median / unit_seconds for name, median in medians.items()}
-    if {"fp32", "3d_only_fp32"} <= medians.keys():
-        result["guidance_cost"] = medians["fp32"] / medians["3d_only_fp32"] - 1
-    return {**result, "unit_seconds": unit_seconds}
+    return {name: float(np.median(found)) for name, found in seconds.items()}
 
 
 def make_step(store: Path, dtype: torch.dtype, settings: dict[str, Any]) -> Callable[[], float]:

@@ -118,7 +118,7 @@ def _run(
         part_names=source.part_names,
     )
     with writer:
-        n_left = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
+        n_left = writer.n_pending
         if 0 < n_left < len(source):
             note(f"continuing {path}: {len(source) - n_left} of {len(source)} shapes are done")
         remember_saved(partial(_saved, path, writer))
@@ -155,9 +155,8 @@ def open_data(config: ExtractConfig) -> ShapeSource:
 
 def _saved(path: Path, writer: StoreWriter) -> str:
     """What would be kept if the extraction stopped now."""
-    spec = writer.spec
-    left = sum(spec.shard(k).stop - spec.shard(k).start for k in writer.pending)
-    return f"{path} holds {spec.n_shapes - left} of {spec.n_shapes} shapes"
+    n_shapes = writer.spec.n_shapes
+    return f"{path} holds {n_shapes - writer.n_pending} of {n_shapes} shapes"
 
 
 def store_path(cache: Path, data: Path) -> Path:
@@ -273,9 +272,8 @@ class _Alone:
             return survey(self._source, progress=progress.advance)
 
     def extract(self, writer: StoreWriter, bad: dict[int, str]) -> dict[str, str]:
-        spec, shards = writer.spec, list(writer.pending)
-        total = sum(spec.shard(k).stop - spec.shard(k).start for k in shards)
-        with Progress("extract-2d", total=total) as progress:
+        shards = list(writer.pending)
+        with Progress("extract-2d", total=writer.n_pending) as progress:
             return write_shards(
                 self._config, self._source, self._encoder, writer, shards, bad, progress.advance
             )

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from i2pmae.config import ExtractConfig, PretrainConfig
-from i2pmae.datasets import open_source
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.geometry.projection import fit_pixels, view_axes
 from i2pmae.image_model.present import weights_present
@@ -70,14 +69,7 @@ def run(config: ExtractConfig) -> dict[str, Any]:
 
 def extraction(config: ExtractConfig) -> dict[str, Any]:
     """The figures of `run`, without a table."""
-    source = open_source(
-        config.data,
-        layout=config.layout,
-        split=config.split,
-        limit=config.limit,
-        points=config.points,
-        seed=config.seed,
-    )
+    source = extract_2d.open_data(config)
     store = extract_2d.store_path(config.cache, config.data)
     sample = config.model_copy(update={"limit": min(_SAMPLE, len(source)), "layout": source.layout})
     here = weights_present(config.image_model.name, config.image_model.pretrained)

@@ -148,8 +148,7 @@ class Crew:
         write = partial(_write, self._config, self._fingerprint, self.model, store)
         skipped: dict[str, str] = {}
         lost: Counter[int] = Counter()
-        total = sum(len(_shapes(spec, k)) for k in pending)
-        with Progress("extract-2d", total=total) as progress:
+        with Progress("extract-2d", total=writer.n_pending) as progress:
             while pending:
                 tasks = [(k, _within(_shapes(spec, k), bad)) for k in pending]
                 pending = []

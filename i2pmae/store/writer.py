@@ -55,6 +55,12 @@ class StoreWriter:
         """Where the store lies."""
         return self._location.text
 
+    @property
+    def n_pending(self) -> int:
+        """Shapes of the pending shards."""
+        shards = map(self.spec.shard, self.pending)
+        return sum(rows.stop - rows.start for rows in shards)
+
     @cached_property
     def pending(self) -> list[int]:
         """Shards that are not written."""

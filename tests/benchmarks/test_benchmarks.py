@@ -57,14 +57,16 @@ def test_step():
     found = run("step.py", "--quick")
     ways = ("fp32", "bf16", "3d_only_fp32", "fp32_all", "bf16_all")
     assert {f"units_{way}" for way in ways} | {"peak_rss_mb"} <= found.keys()
-    assert 0 < found["units_3d_only_fp32"] < 2
-    assert 100 < found["peak_rss_mb"] < 4000
+    assert min(found[f"units_{way}"] for way in ways) > 0
+    ratio = found["units_fp32"] / found["units_3d_only_fp32"]
+    assert found["guidance_cost"] == pytest.approx(ratio - 1)
 
 
 @pytest.mark.slow
 def test_finetune_step():
     found = run("finetune_step.py", "--quick")  # it stops if the two networks differ
-    assert found["speedup_fp32"] == found["units_plain"] / found["units_fp32"]
+    ratio = found["units_plain"] / found["units_fp32"]
+    assert found["speedup_fp32"] == pytest.approx(ratio)
 
 
 @pytest.mark.slow
