@@ -27,6 +27,7 @@ from i2pmae.suggest import suggestion
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
+Pooling = Literal["max", "max-mean", "levels"]
 
 
 class Config(BaseModel):
@@ -45,6 +46,7 @@ class EncoderConfig(Config):
     embedding_width: int = Field(128, gt=0)  # first width of the level-0 mini-PointNet
     n_heads: int = Field(6, gt=0)
     drop_path: float = Field(0.1, ge=0, lt=1)  # of the last block; grows linearly from 0
+    init: Literal["paper", "torch"] = "paper"  # weights before training; see docs/results.md
     radii: tuple[float, ...] | None = None  # attend only to centers closer than this, per level
 
     @model_validator(mode="after")
@@ -83,6 +85,8 @@ class TargetConfig(Config):
     """What the decoder reconstructs, sections 3.2 and 3.4 of the paper."""
 
     kind: Literal["both", "2d", "3d"] = "both"
+    tokens_2d: Literal["visible", "masked", "all"] = "visible"  # that 2D features are asked of
+    standardize: bool = False  # 2D targets to mean 0 and deviation 1, channel by channel
     weight_2d: float = Field(1.0, ge=0)
     weight_3d: float = Field(1.0, ge=0)
 
@@ -218,6 +222,7 @@ class SvmConfig(Config):
     layout: str = "auto"
     points: int | None = Field(None, gt=0)  # first points of each shape; None: by layout
     C: float | None = Field(None, gt=0)  # None: the published one, else by cross-validation
+    pooling: Pooling = "max"  # of tokens: the coarsest ones' maximum, or with mean, of all levels
     batch_size: int = Field(32, gt=0)
     limit: int | None = Field(None, gt=0)
     seed: int = 0
@@ -236,6 +241,7 @@ class EmbedConfig(Config):
     split: str = "all"
     limit: int | None = Field(None, gt=0)
     points: int | None = Field(None, gt=0)  # first points of each shape; None: by layout
+    pooling: Pooling = "max"  # as the linear SVM's
     on_error: Literal["stop", "skip"] = "stop"
     batch_size: int = Field(32, gt=0)
     seed: int = 0

@@ -14,6 +14,7 @@ from i2pmae.config import (
     EncoderConfig,
     HeadConfig,
     MaskingConfig,
+    Pooling,
     SegmentHeadConfig,
     TargetConfig,
 )
@@ -33,16 +34,17 @@ _SCANOBJECTNN = {"group_sizes": (32, 16, 16), "radii": (0.32, 0.64, 1.28)}
 _PB_T50_RS = {"group_sizes": (32, 16, 16), "radii": (0.48, 0.96, 1.92)}
 
 
-def load_encoder(checkpoint: str | Path) -> FrozenEncoder:
+def load_encoder(checkpoint: str | Path, pooling: Pooling = "max") -> FrozenEncoder:
     """Load the frozen encoder of a checkpoint.
 
     Args:
         checkpoint: of pre-training or a classifier; ours or an official one.
+        pooling: `max`: the maximum over the coarsest tokens, as the paper's linear SVM uses it;
+            `max-mean`: their maximum and mean; `levels`: those of every level.
 
     Returns:
         A module in evaluation mode on the CPU: points (B, N, 3) float32 in the unit sphere to
-        (B, C) float32, C = 384 in the paper's network: the maximum over the coarsest tokens, as
-        the linear SVM uses it.
+        (B, C) float32; in the paper's network C = 384, or 768, or 1344.
 
     Raises:
         CheckpointError: if the file cannot be read or lacks encoder weights.
@@ -50,18 +52,18 @@ def load_encoder(checkpoint: str | Path) -> FrozenEncoder:
     saved = checkpoints.load(checkpoint)
     with _understood(checkpoint):
         config = encoder_config_of(saved)
-        encoder = FrozenEncoder(config, pretrained=saved.kind != "classifier")
+        encoder = FrozenEncoder(config, saved.kind != "classifier", pooling)
         checkpoints.load_encoder_weights(encoder, saved)
         if encoder.norm is not None:
             _load_norm(encoder.norm, saved)
     return encoder.eval()
 
 
-def random_encoder(config: EncoderConfig, seed: int = 0) -> FrozenEncoder:
+def random_encoder(config: EncoderConfig, seed: int = 0, pooling: Pooling = "max") -> FrozenEncoder:
     """A frozen encoder with random weights, the baseline of every comparison."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FrozenEncoder(config).eval()
+        return FrozenEncoder(config, pooling=pooling).eval()
 
 
 def load_pretraining(checkpoint: str | Path) -> PretrainingModel:

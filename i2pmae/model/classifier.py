@@ -23,14 +23,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = encoder
         self.pooling = head.pooling
-        self.encoder = Encoder(
-            encoder.widths,
-            encoder.depths,
-            encoder.embedding_width,
-            encoder.n_heads,
-            encoder.drop_path,
-            encoder.radii,
-        )
+        self.encoder = Encoder(encoder)
         width = encoder.widths[-1]
         self.norm = nn.LayerNorm(width)
         self.head = nn.Sequential(

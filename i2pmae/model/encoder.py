@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from i2pmae.config import EncoderConfig
 from i2pmae.geometry.grouping import Grouping, gather_rows, squared_distances
 from i2pmae.model.layers import PositionEmbedding, Transformer, drop_path_rates, init_truncated
 from i2pmae.model.packing import Packing, member_rows
@@ -17,41 +18,32 @@ class Encoder(nn.Module):
     """Embeds groups and lets visible tokens attend to each other, from fine to coarse.
 
     Args:
-        widths: channels per level.
-        depths: transformer blocks per level.
-        embedding_width: first width of the level-0 embedding; later ones are multiples of it.
-        n_heads: attention heads.
-        drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
-        radii: attend only to centers closer than this, per level; None: to all.
+        config: its settings; `init` is the paper's (truncated normal of deviation .02) or torch's.
+            The paper's lets the first BatchNorm see values far below its epsilon, and takes
+            thousands of steps to grow out of it; a short run wants torch's.
         normalized: whether returned tokens (not those passed on) get a LayerNorm per level.
 
     Source: Point-M2AE, section 3.2.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        depths: Sequence[int],
-        embedding_width: int,
-        n_heads: int,
-        drop_path: float = 0.0,
-        radii: Sequence[float] | None = None,
-        normalized: bool = False,
-    ):
+    def __init__(self, config: EncoderConfig, normalized: bool = False):
         super().__init__()
-        self.radii = radii
-        inner = (embedding_width, 2 * embedding_width, 4 * embedding_width)
+        self.radii = config.radii
+        widths, width = config.widths, config.embedding_width
+        inner = (width, 2 * width, 4 * width)
         self.embeddings = nn.ModuleList([PointEmbedding(3, inner, widths[0])])
         for finer, width in pairwise(widths):
             self.embeddings.append(TokenMerging(finer, (finer, finer, width), width))
         self.positions = nn.ModuleList(PositionEmbedding(width) for width in widths)
-        rates = drop_path_rates(drop_path, depths)
+        rates = drop_path_rates(config.drop_path, config.depths)
         self.blocks = nn.ModuleList(
-            Transformer(width, n_heads, rate) for width, rate in zip(widths, rates, strict=True)
+            Transformer(width, config.n_heads, rate)
+            for width, rate in zip(widths, rates, strict=True)
         )
         norms = [nn.LayerNorm(width) for width in widths] if normalized else []
         self.norms = nn.ModuleList(norms)
-        self.apply(init_truncated)
+        if config.init == "paper":
+            self.apply(init_truncated)
 
     def forward(
         self,

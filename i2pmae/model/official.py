@@ -139,9 +139,13 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[Kind, dict[str, Ten
 def to_official(kind: Kind, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights under the released names and shapes; the inverse of `from_official`.
 
+    A head that predicts standardized features becomes one of raw features, as the release has.
+
     Raises:
         CheckpointError: if a key is not of this kind of network.
     """
+    if "target_mean" in state_dict:
+        state_dict = _of_raw_features(dict(state_dict))
     official: dict[str, Tensor] = {}
     rules = list(_rules(kind, to_ours=False))
     for key, value in state_dict.items():
@@ -149,6 +153,16 @@ def to_official(kind: Kind, state_dict: Mapping[str, Tensor]) -> dict[str, Tenso
         is_kernel = is_convolution and key.endswith(".weight")
         official[name] = value.unsqueeze(-1) if is_kernel else value
     return official
+
+
+def _of_raw_features(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The 2D head takes over the targets' mean and deviation."""
+    weight, bias = state_dict["head_2d.weight"], state_dict["head_2d.bias"]
+    mean, deviation = state_dict.pop("target_mean"), state_dict.pop("target_deviation")
+    times = len(bias) // len(mean)
+    state_dict["head_2d.weight"] = weight * deviation.repeat(times)[:, None]
+    state_dict["head_2d.bias"] = bias * deviation.repeat(times) + mean.repeat(times)
+    return state_dict
 
 
 def official_name(kind: Kind, name: str) -> str:

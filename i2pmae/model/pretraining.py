@@ -34,6 +34,10 @@ class PretrainingOutput(NamedTuple):
 class PretrainingModel(nn.Module):
     """Encoder, decoder and both reconstruction heads.
 
+    With `targets.standardize` the 2D loss compares features of mean 0 and deviation 1; the
+    buffers `target_mean` and `target_deviation` (C,) say of which: `standardize_targets`.
+    Differs from the official code, which compares raw features: a few channels rule its loss.
+
     Args:
         encoder: the encoder's settings.
         masking: how tokens are hidden.
@@ -43,6 +47,9 @@ class PretrainingModel(nn.Module):
         image_size: side of the rendered images in pixels.
         embed: groups embedded in training, as in `Encoder`.
     """
+
+    target_mean: Tensor
+    target_deviation: Tensor
 
     def __init__(
         self,
@@ -58,23 +65,20 @@ class PretrainingModel(nn.Module):
         self.config = encoder
         self.masking = masking
         self.targets = targets
+        self.n_views = n_views
         self.image_size = image_size
         self.embed: Literal["all", "visible"] = embed
-        self.encoder = Encoder(
-            encoder.widths,
-            encoder.depths,
-            encoder.embedding_width,
-            encoder.n_heads,
-            encoder.drop_path,
-            encoder.radii,
-            normalized=True,
-        )
+        self.encoder = Encoder(encoder, normalized=True)
         self.decoder = Decoder(encoder.widths, encoder.n_heads, encoder.drop_path)
         width, size = encoder.widths[TARGET_LEVEL], encoder.group_sizes[TARGET_LEVEL]
         if targets.kind != "2d":
             self.head_3d = nn.Linear(width, size * 3)
         if targets.kind != "3d":
             self.head_2d = FeatureLoss(width, size, n_views * image_channels)
+        self.standardized = targets.standardize and targets.kind != "3d"
+        if self.standardized:
+            self.register_buffer("target_mean", torch.zeros(image_channels))
+            self.register_buffer("target_deviation", torch.ones(image_channels))
 
     def forward(
         self,
@@ -131,10 +135,23 @@ class PretrainingModel(nn.Module):
         """
         return frozen_feature(self.encoder, self.config, points)
 
+    def standardize_targets(self, mean: Tensor, deviation: Tensor) -> None:
+        """Set what `targets.standardize` subtracts and divides by, both (C,)."""
+        self.target_mean.copy_(mean)
+        self.target_deviation.copy_(deviation)
+
     def reconstruct(self, decoded: Tensor) -> Tensor:
         """Predicted neighbors (B, G_1, K_1, 3) relative to their center, from decoded tokens."""
         predicted: Tensor = self.head_3d(decoded)
         return predicted.view(*decoded.shape[:2], -1, 3)
+
+    def predict_features(self, tokens: Tensor) -> Tensor:
+        """Predicted image features (M, K_1, V, C) of the neighbors of tokens (M, C_1)."""
+        size = self.config.group_sizes[TARGET_LEVEL]
+        predicted: Tensor = self.head_2d(tokens).view(len(tokens), size, self.n_views, -1)
+        if self.standardized:
+            predicted = predicted * self.target_deviation + self.target_mean
+        return predicted
 
     def semantic_targets(
         self,
@@ -144,13 +161,20 @@ class PretrainingModel(nn.Module):
         pixels: Tensor,
         feature_scale: Tensor | None = None,
     ) -> Tensor:
-        """Image features of visible level-0 centers, packed: (B, L_0, V, C)."""
-        points = point_indices(grouping, 0).gather(1, packings[0].kept)
+        """What the 2D loss compares with, (B, L, V, C): features of visible level-0 centers.
+
+        Where masked tokens are asked as well: of all level-0 centers.
+        """
+        points = point_indices(grouping, 0)
+        if self.targets.tokens_2d == "visible":
+            points = points.gather(1, packings[0].kept)
         dtype = product_dtype(self.head_2d.weight)
         if dtype == torch.float64:
             dtype = torch.float32
         at = _pixels_of(pixels, points)
         found = back_project(image_features, at, self.image_size, feature_scale, dtype)
+        if self.standardized:
+            found.sub_(self.target_mean.to(dtype)).div_(self.target_deviation.to(dtype))
         return found.transpose(1, 2)
 
     def _draw_mask(
@@ -194,17 +218,25 @@ class PretrainingModel(nn.Module):
         pixels: Tensor,
         feature_scale: Tensor | None,
     ) -> Tensor:
-        """Mean squared error of the image features of visible tokens' neighbors."""
+        """Mean squared error of the image features of tokens' neighbors."""
         # A visible token's neighbors are visible: no other level-0 center needs a target.
         targets = self.semantic_targets(grouping, packings, image_features, pixels, feature_scale)
+        targets = targets.flatten(2).flatten(0, 1)
         neighbors = grouping.neighbor_indices[TARGET_LEVEL]
         packing = packings[TARGET_LEVEL]
-        return self.head_2d.loss(
-            decoded.flatten(0, 1).index_select(0, packing.chosen),
-            targets.flatten(2).flatten(0, 1),
-            member_rows(neighbors, packings[TARGET_LEVEL - 1], packing),
-            packing.counted,
-        )
+        tokens = decoded.flatten(0, 1)
+        if self.targets.tokens_2d == "visible":
+            rows = member_rows(neighbors, packings[TARGET_LEVEL - 1], packing)
+            return self.head_2d.loss(
+                tokens.index_select(0, packing.chosen), targets, rows, packing.counted
+            )
+        # Every token is predicted, those that are asked count: no size depends on the mask.
+        first = torch.arange(len(neighbors), device=tokens.device) * grouping.centers[0].shape[1]
+        rows = (neighbors + first[:, None, None]).flatten(0, 1)
+        asked = torch.ones_like(packing.visible)
+        if self.targets.tokens_2d == "masked":
+            asked = ~packing.visible
+        return self.head_2d.loss(tokens, targets, rows, asked.flatten())
 
 
 def _needed(value: Tensor | None, name: str) -> Tensor:

@@ -53,15 +53,7 @@ class Segmenter(nn.Module):
         head = SegmentHeadConfig() if head is None else head
         self.config = encoder
         self.n_categories = n_categories
-        self.encoder = Encoder(
-            encoder.widths,
-            encoder.depths,
-            encoder.embedding_width,
-            encoder.n_heads,
-            encoder.drop_path,
-            encoder.radii,
-            normalized=True,
-        )
+        self.encoder = Encoder(encoder, normalized=True)
         self.category = nn.Sequential(
             nn.Linear(n_categories, 64, bias=False), RowNorm(64), nn.LeakyReLU(0.2)
         )

@@ -57,7 +57,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     )
     for message in source.notes:
         note(message)
-    encoder = load_encoder(config.checkpoint)
+    encoder = load_encoder(config.checkpoint, config.pooling)
     clouds = CloudReader(source, config.points or source.svm_points, config.on_error == "skip")
     vectors = extract_features(
         encoder.to(device),

@@ -29,6 +29,7 @@ from i2pmae.training import checkpoint, distributed
 from i2pmae.training.distributed import Network, Team, plain
 from i2pmae.training.optim import learning_rate, make_optimizer, set_learning_rate
 from i2pmae.training.seeding import step_seed
+from i2pmae.training.target_statistics import channel_statistics
 
 _CHECK_EVERY = 25  # steps between looks at the losses; each look waits for the device
 _LOSSES = ("loss", "loss_2d", "loss_3d")
@@ -104,13 +105,16 @@ def _run(config: PretrainConfig, team: Team, resume: bool) -> dict[str, Any]:
 
 def build_model(config: PretrainConfig, reader: StoreReader) -> PretrainingModel:
     """The pre-training network for a store's views and features."""
-    return PretrainingModel(
+    model = PretrainingModel(
         config.encoder,
         config.masking,
         config.targets,
         **network_sizes(reader),
         embed=config.embed,
     )
+    if model.standardized:
+        model.standardize_targets(*channel_statistics(reader, reader.indices(config.split)))
+    return model
 
 
 def network_sizes(reader: StoreReader) -> dict[str, int]:

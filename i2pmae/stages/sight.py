@@ -200,8 +200,7 @@ def _compare_features(
     grouping = output.grouping
     tokens = output.decoded[row][~output.masks[TARGET_LEVEL][row]]
     neighbors = grouping.neighbor_indices[TARGET_LEVEL][row][~output.masks[TARGET_LEVEL][row]]
-    n_views = sight.pixels.shape[1]
-    said = model.head_2d(tokens).view(*neighbors.shape, n_views, -1).mean(dim=2)
+    said = model.predict_features(tokens).mean(dim=2)
     centers = grouping.centers[TARGET_LEVEL - 1][row]
     total = said.new_zeros(len(centers), said.shape[-1])
     total.index_add_(0, neighbors.flatten(), said.flatten(0, 1))

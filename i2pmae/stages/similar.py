@@ -117,7 +117,7 @@ def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
             f"{checkpoint}, which made {config.vectors}, is not there any more; pass it with "
             "--checkpoint"
         )
-    encoder = load_encoder(checkpoint)
+    encoder = load_encoder(checkpoint, settings.get("pooling", "max"))  # older files do not say
     if file_hash(checkpoint) != settings["checkpoint_sha256"]:
         raise CheckpointError(
             f"{config.vectors} was made with {settings['checkpoint']}, and {checkpoint} is not "

@@ -40,13 +40,13 @@ def run(config: SvmConfig, *, table: bool = True) -> dict[str, Any]:
     device = pick_device(config.device)
     train, test = _labelled_splits(config.data, config.layout, config.limit)
     if config.checkpoint is None:
-        encoder = random_encoder(config.encoder, seed=config.seed)
+        encoder = random_encoder(config.encoder, config.seed, config.pooling)
         name = "random weights"
     else:
-        encoder = load_encoder(config.checkpoint)
+        encoder = load_encoder(config.checkpoint, config.pooling)
         name = str(config.checkpoint)
         if config.random_weights:
-            encoder = random_encoder(encoder.config, seed=config.seed)
+            encoder = random_encoder(encoder.config, config.seed, config.pooling)
             name = f"random weights, network of {name}"
     n_points = config.points or train.svm_points
     note(f"{name}: features of {len(train)} training and {len(test)} test shapes")
@@ -81,6 +81,7 @@ def run(config: SvmConfig, *, table: bool = True) -> dict[str, Any]:
         "n_test": len(test),
         "C": c,
         "points": n_points,
+        "pooling": config.pooling,
         "checkpoint": None if config.checkpoint is None else str(config.checkpoint),
         "random_weights": config.checkpoint is None or config.random_weights,
         "config": to_plain(config),

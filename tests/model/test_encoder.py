@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from i2pmae.config import EncoderConfig
 from i2pmae.geometry.grouping import Grouping, group
 from i2pmae.model import packing as packing_module
 from i2pmae.model.encoder import Encoder
@@ -15,9 +16,9 @@ RADII = (0.5, 0.9, 1.3)
 @pytest.fixture
 def make(tiny, seeded):
     def build(**settings) -> Encoder:
-        settings = {"drop_path": 0.0, "normalized": True} | settings
-        encoder = Encoder(tiny.widths, tiny.depths, tiny.embedding_width, tiny.n_heads, **settings)
-        return seeded(encoder.double())
+        normalized = settings.pop("normalized", True)
+        config = tiny.model_copy(update={"drop_path": 0.0} | settings)
+        return seeded(Encoder(config, normalized).double())
 
     return build
 
@@ -171,7 +172,7 @@ def test_stochastic_depth_grows_over_all_levels(make):
 
 def test_initial_weights():
     torch.manual_seed(0)
-    encoder = Encoder((96, 192, 384), (1, 1, 1), 128, 6, normalized=True)
+    encoder = Encoder(EncoderConfig(depths=(1, 1, 1)), normalized=True)
     for name, weight in encoder.named_parameters():
         if weight.ndim == 2:
             assert weight.std().item() == pytest.approx(0.02, rel=0.1), name
@@ -205,3 +206,10 @@ def test_tokens_without_a_mask_at_the_top_equal_the_release(parity, released):
     visible = packings[0].filled[0]
     expected = golden["pretrain_level0_tokens_B_cloud0"][~masks[0][0].numpy()]
     np.testing.assert_allclose(encoded[0][0][visible], expected, rtol=1e-5, atol=2e-5)
+
+
+def test_weights_before_training_that_are_torchs_own():
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(depths=(1, 1, 1), init="torch"))
+    first = encoder.embeddings[0].point_in.weight
+    assert first.abs().max().item() == pytest.approx(3**-0.5, rel=0.05)  # uniform in +-1/sqrt(3)

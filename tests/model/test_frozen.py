@@ -3,9 +3,12 @@ import pytest
 import torch
 
 from i2pmae.config import EncoderConfig, HeadConfig, MaskingConfig, TargetConfig
+from i2pmae.geometry.grouping import group
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.frozen import FrozenEncoder, frozen_feature
+from i2pmae.model.masking import carry_through
 from i2pmae.model.official import from_official
+from i2pmae.model.packing import pack
 from i2pmae.model.pretraining import PretrainingModel
 
 
@@ -30,6 +33,31 @@ def test_features_are_the_maximum_of_what_the_whole_network_sees(pretrained, tin
         expected = tokens[0].max(dim=1)[0]
     torch.testing.assert_close(frozen(clouds), expected)
     torch.testing.assert_close(frozen(clouds[2:]), expected[2:])
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_maximum_and_mean_of_tokens(pretrained, tiny, clouds, seeded):
+    frozen = seeded(FrozenEncoder(tiny, pretrained, pooling="levels")).eval()
+    found = frozen(clouds)
+    frozen.pooling = "max-mean"
+    torch.testing.assert_close(frozen(clouds), found[:, -2 * tiny.widths[-1] :])
+    assert found.shape == (3, 2 * sum(tiny.widths))
+    for row, cloud in enumerate(clouds):
+        grouping = group(cloud[None], tiny.n_centers, tiny.group_sizes)
+        packings = None
+        if pretrained:
+            shown = torch.zeros(1, tiny.n_centers[-1], dtype=torch.bool)
+            masks = carry_through(shown, grouping.neighbor_indices, tiny.n_centers)
+            packings = pack(masks, tiny.group_sizes, tiny.n_centers[-1])
+        levels = list(frozen.encoder(grouping, packings))
+        if not pretrained:
+            levels[-1] = frozen.norm(levels[-1])
+        parts = []
+        for level, tokens in enumerate(levels):
+            n_tokens = int((~masks[level]).sum()) if pretrained else tokens.shape[1]
+            kept = tokens[0, :n_tokens]  # hidden ones come last
+            parts += [kept.max(dim=0)[0], kept.mean(dim=0)]
+        torch.testing.assert_close(found[row], torch.cat(parts), rtol=1e-4, atol=1e-5)
 
 
 def test_features_equal_the_release(parity, official_weights):

@@ -11,6 +11,7 @@ from i2pmae.geometry import projection
 from i2pmae.geometry.grouping import gather_rows, point_indices
 from i2pmae.model import packing as packing_module
 from i2pmae.model.masking import carry_through
+from i2pmae.model.official import from_official, to_official
 from i2pmae.model.packing import member_rows, pack
 from i2pmae.model.pretraining import PretrainingModel
 
@@ -124,6 +125,51 @@ def test_semantic_targets_agree_with_enlarged_maps(make, batch):
     found = found.flatten(2).flatten(0, 1)[rows[packings[1].counted]].flatten(1)
     expected = slow_targets(model, batch, output)
     torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-5)
+
+
+def predicted_and_true(model, batch, output, which) -> tuple[Tensor, Tensor]:
+    """Features of the neighbors of some level-1 tokens: predicted and read from enlarged maps."""
+    tokens = output.decoded[which]
+    masks = [output.masks[0], ~which, output.masks[2]]
+    true = slow_targets(model, batch, output._replace(masks=masks))
+    return model.head_2d(tokens), true.to(tokens)
+
+
+@pytest.mark.parametrize("asked", ["visible", "masked", "all"])
+def test_tokens_that_2d_features_are_asked_of(asked, make, batch):
+    model = make(tokens_2d=asked)
+    output = batch.step(model)
+    masked = output.masks[1]
+    which = {"visible": ~masked, "masked": masked, "all": torch.ones_like(masked)}[asked]
+    predicted, true = predicted_and_true(model, batch, output, which)
+    expected = (predicted - true).square().mean()
+    assert output.loss_2d.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_standardized_targets(make, batch):
+    model = make(standardize=True)
+    mean, deviation = torch.linspace(-3, 3, CHANNELS), torch.linspace(0.5, 4, CHANNELS)
+    model.standardize_targets(mean, deviation)
+    output = batch.step(model)
+    predicted, true = predicted_and_true(model, batch, output, ~output.masks[1])
+    true = (true.view(-1, CHANNELS) - mean) / deviation
+    expected = (predicted.view(-1, CHANNELS) - true).square().mean()
+    assert output.loss_2d.item() == pytest.approx(expected.item(), rel=1e-5)
+    raw = model.predict_features(output.decoded[~output.masks[1]])
+    assert raw.shape[1:] == (4, VIEWS, CHANNELS)
+    torch.testing.assert_close(
+        raw.flatten(), (predicted.view(-1, CHANNELS) * deviation + mean).flatten()
+    )
+
+
+def test_the_release_gets_a_head_of_raw_features(make, batch):
+    model = make(standardize=True)
+    model.standardize_targets(torch.full((CHANNELS,), 2.0), torch.full((CHANNELS,), 3.0))
+    _, weights = from_official(to_official("pretraining", model.state_dict()))
+    other = make()
+    other.load_state_dict(weights)
+    tokens = batch.step(model).decoded.flatten(0, 1)
+    torch.testing.assert_close(other.predict_features(tokens), model.predict_features(tokens))
 
 
 @pytest.mark.parametrize("embed", ["all", "visible"])

@@ -42,7 +42,7 @@ def slurm(tmp_path):
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     for command, text in {
-        "srun": 'printf "%s\\n" "$@" > srun.txt; touch begun; eval "${SRUN_DOES:-true}"',
+        "srun": 'printf "%s\\n" "$@" > srun.txt; eval "${SRUN_DOES:-true}"',
         "scontrol": 'echo "$@" >> scontrol.txt; echo node7; echo node8',
     }.items():
         path = bin_folder / command
@@ -105,12 +105,11 @@ def test_pre_training_resumes_where_there_is_a_run(slurm, tmp_path):
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_that_is_told_to_stop_waits_and_queues_itself(slurm, tmp_path, name):
-    does = "trap 'sleep .3; touch saved; exit 143' TERM; sleep 60 & wait"
+    does = "trap 'sleep .3; touch saved; exit 143' TERM; touch trapped; sleep 60 & wait"
     process = slurm(name, does=does)
     until = time.monotonic() + SECONDS
-    while not (tmp_path / "begun").exists() and time.monotonic() < until:
+    while not (tmp_path / "trapped").exists() and time.monotonic() < until:
         time.sleep(0.02)
-    time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(SECONDS) == 0
     assert (tmp_path / "saved").exists()

@@ -12,6 +12,7 @@ from i2pmae.stages.run_folder import RunFolder
 from i2pmae.store import StoreReader
 from i2pmae.training import checkpoint, distributed
 from i2pmae.training.seeding import step_generator, step_seed
+from i2pmae.training.target_statistics import channel_statistics
 
 from .conftest import extract_config, pretrain_config
 
@@ -82,6 +83,7 @@ def test_resume_after_a_kill_before_the_first_checkpoint_starts_again(store, tra
         {"masking": MaskingConfig(strategy="random"), "targets": TargetConfig(kind="3d")},
         {"masking": MaskingConfig(strategy="random"), "targets": TargetConfig(kind="2d")},
         {"masking": MaskingConfig(standardize=True, temperature=0.5)},
+        {"targets": TargetConfig(standardize=True, tokens_2d="all")},
         {"embed": "visible"},
         {"accumulate": 4},
         {"precision": "bf16", "optim": OptimConfig(clip_norm=1.0)},
@@ -94,6 +96,19 @@ def test_every_switch_trains(store, tmp_path, changes):
         absent = {"2d": "loss_3d", "3d": "loss_2d"}[config.targets.kind]
         assert result[absent] == 0
     assert result["loss"] > 0
+
+
+def test_what_targets_are_standardized_by_is_kept(store, tmp_path):
+    config = pretrain_config(
+        store, tmp_path / "run", epochs=1, targets=TargetConfig(standardize=True)
+    )
+    pretrain.run(config)
+    reader = StoreReader(store)
+    mean, deviation = channel_statistics(reader, reader.indices("train"))
+    kept = load_pretraining(config.out / "last.pt")
+    torch.testing.assert_close(kept.target_mean, mean)
+    torch.testing.assert_close(kept.target_deviation, deviation)
+    assert mean.abs().max() > 0
 
 
 def test_accumulated_gradients_are_the_mean_over_parts(store, tmp_path):

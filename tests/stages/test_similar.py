@@ -12,6 +12,8 @@ from i2pmae.errors import CheckpointError, DataError
 from i2pmae.evaluation.vectors import read_vectors, write_vectors
 from i2pmae.stages import embed, similar
 
+from .conftest import TINY_ENCODER
+
 
 @pytest.fixture(autouse=True)
 def _few_points_to_draw(monkeypatch):
@@ -72,6 +74,14 @@ def test_a_file_is_encoded_as_the_others_were(vectors, folder, tmp_path):
     assert found["neighbors"][0]["cosine"] > 0.9
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).standard_normal((500, 3)))
     assert len(find(vectors, tmp_path / "mine.npy")["neighbors"]) == 5
+
+
+def test_a_file_is_pooled_as_the_others_were(untrained, folder, tmp_path):
+    values = EmbedConfig(checkpoint=untrained, data=folder, out=tmp_path / "v.npz", points=256)
+    embed.run(values.model_copy(update={"pooling": "levels"}))
+    assert read_vectors(values.out).vectors.shape == (6, 2 * sum(TINY_ENCODER.widths))
+    query = shutil.copy(folder / "ball" / "ball_1.stl", tmp_path / "mine.stl")
+    assert find(values.out, query)["neighbors"][0]["cosine"] > 0.9
 
 
 def test_the_checkpoint_may_move_but_not_change(vectors, folder, untrained, tmp_path):

@@ -17,6 +17,13 @@ def test_random_and_trained_encoders_are_scored_alike(trained):
     assert not found["random_weights"]
 
 
+def test_pooling_is_a_choice(trained):
+    config = SvmConfig(checkpoint=trained, data="procedural", points=128, limit=60)
+    found = [svm.run(config.model_copy(update={"pooling": name})) for name in ("max", "max-mean")]
+    assert [result["pooling"] for result in found] == ["max", "max-mean"]
+    assert found[0]["accuracy"] != found[1]["accuracy"]
+
+
 def test_the_accuracy_is_the_mean_over_test_shapes(trained):
     found = svm.run(SvmConfig(checkpoint=trained, data="procedural", points=128))
     # The procedural classes are balanced, so the mean over classes is the same.
