@@ -101,13 +101,14 @@ class AugmentConfig(Config):
 
 
 class OptimConfig(Config):
-    """AdamW with a cosine schedule, set once per epoch."""
+    """AdamW with a cosine schedule."""
 
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     warmup_epochs: int = Field(10, ge=0)
     cosine_epochs: int = Field(300, gt=0)  # epoch at which the cosine reaches min_lr
     min_lr: float = Field(1e-6, ge=0)
+    schedule: Literal["epoch", "step"] = "epoch"  # how often the rate is set
     clip_norm: float | None = Field(None, gt=0)
     decay_rule: Literal["norms-and-tokens", "official"] = "norms-and-tokens"
 

@@ -27,7 +27,7 @@ from i2pmae.store import StoreReader, resolve_store
 from i2pmae.store.reader import epoch_order
 from i2pmae.training import checkpoint, distributed
 from i2pmae.training.distributed import Network, Team, plain
-from i2pmae.training.optim import learning_rate, make_optimizer, set_learning_rate
+from i2pmae.training.optim import make_optimizer, set_learning_rate
 from i2pmae.training.seeding import step_seed
 from i2pmae.training.target_statistics import channel_statistics
 
@@ -257,15 +257,15 @@ def _train_epoch(
     device = next(state.model.parameters()).device
     axes = torch.from_numpy(reader.read_all("view_axes")).to(device)
     n_steps = len(indices) // config.batch_size
-    rate = learning_rate(state.epoch, config.optim)
-    set_learning_rate(state.optimizer, rate)
     state.model.train()
     epoch, first_step = state.epoch, state.step
+    rate = 0.0
     started = saved_at = time.monotonic()
     waited = reader.wait_seconds
     recent: list[Tensor] = []
     batches = _batches(reader, config, indices, epoch, first_step, state.team, device)
     while state.step < n_steps:
+        rate = set_learning_rate(state.optimizer, config.optim, epoch, state.step / n_steps)
         losses = _gradients(state, config, batches, axes)
         if config.optim.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)

@@ -27,7 +27,7 @@ from i2pmae.stages.results import published_figures
 from i2pmae.stages.run_folder import RunFolder
 from i2pmae.training import checkpoint
 from i2pmae.training.checkpoint import Checkpoint
-from i2pmae.training.optim import learning_rate, make_optimizer, set_learning_rate
+from i2pmae.training.optim import make_optimizer, set_learning_rate
 from i2pmae.training.seeding import step_generator, step_seed
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -228,8 +228,7 @@ def train_epoch(
         TrainingError: if the loss is not finite.
     """
     config, model, epoch = training.config, training.model, training.epoch
-    rate = learning_rate(epoch, config.optim)
-    set_learning_rate(training.optimizer, rate)
+    rate, n_steps = 0.0, len(train.labels) // batch_size
     model.train()
     order_seed = step_seed(config.seed, *counters)
     losses: list[Tensor] = []
@@ -237,6 +236,7 @@ def train_epoch(
         if stop and losses:  # the epoch is repeated from the last checkpoint
             stop.obey()
         step = len(losses)
+        rate = set_learning_rate(training.optimizer, config.optim, epoch, step / n_steps)
         # Dropout and stochastic depth draw from the global generator.
         torch.manual_seed(step_seed(config.seed, *counters, epoch, step))
         generator = step_generator(config.seed, *counters, epoch, step, device=training.device)

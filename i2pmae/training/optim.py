@@ -106,7 +106,17 @@ def learning_rate(epoch: float, config: OptimConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) * cosine
 
 
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Use `rate` for all parameters from the next step on."""
+def set_learning_rate(optimizer: Optimizer, config: OptimConfig, epoch: int, share: float) -> float:
+    """Set the rate of the next step, for all parameters, and return it.
+
+    Args:
+        optimizer: whose rate it is.
+        config: of the schedule.
+        epoch: number of finished epochs.
+        share: finished share of the next one; schedule `epoch` does not look at it: a warm-up of
+            one epoch then spends that epoch at 1e-6.
+    """
+    rate = learning_rate(epoch + (share if config.schedule == "step" else 0), config)
     for group in optimizer.param_groups:
         group["lr"] = rate
+    return rate

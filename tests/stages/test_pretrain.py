@@ -86,6 +86,7 @@ def test_resume_after_a_kill_before_the_first_checkpoint_starts_again(store, tra
         {"targets": TargetConfig(standardize=True, tokens_2d="all")},
         {"embed": "visible"},
         {"accumulate": 4},
+        {"optim": OptimConfig(schedule="step", warmup_epochs=1, cosine_epochs=3)},
         {"precision": "bf16", "optim": OptimConfig(clip_norm=1.0)},
     ],
 )

@@ -103,10 +103,13 @@ def test_without_warm_up_training_starts_at_full_rate():
     assert learning_rate(0, OptimConfig(lr=0.1, warmup_epochs=0)) == pytest.approx(0.1)
 
 
-def test_set_learning_rate_reaches_both_groups():
+@pytest.mark.parametrize(("schedule", "at"), [("epoch", 3), ("step", 3.75)])
+def test_the_rate_is_set_in_both_groups(schedule, at):
     optimizer = make_optimizer(Small(), OptimConfig())
-    set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+    config = OptimConfig(schedule=schedule, warmup_epochs=2, cosine_epochs=8)
+    rate = set_learning_rate(optimizer, config, 3, 0.75)
+    assert rate == learning_rate(at, config)
+    assert [group["lr"] for group in optimizer.param_groups] == [rate, rate]
 
 
 def test_the_official_rule_spares_a_million_parameters_more_in_the_papers_network():
