@@ -5,7 +5,6 @@ Stages are imported inside their command, so `--help` answers at once.
 
 from __future__ import annotations
 
-import atexit
 import shlex
 import signal
 import sys
@@ -17,7 +16,7 @@ import typer
 from i2pmae import __version__
 from i2pmae.allocator import keep_freed_memory
 from i2pmae.errors import ConfigError, I2PMAEError
-from i2pmae.interrupts import Terminated, raise_terminated
+from i2pmae.interrupts import Terminated, forget_saved, raise_terminated, what_is_saved
 from i2pmae.launch import is_first, launched
 
 app = typer.Typer(
@@ -842,6 +841,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 130/143 stopped."""
     signal.signal(signal.SIGTERM, raise_terminated)
+    forget_saved()
     keep_freed_memory()
     try:
         code = app(standalone_mode=False)  # Ctrl-C comes back as 130
@@ -857,8 +857,8 @@ def main() -> NoReturn:
     except Exception as error:
         # Usage errors of the parser know how to show themselves.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
-            if _what_is_saved() is not None:  # said last, below the traceback
-                atexit.register(_complain, f"after this error: {_how_to_go_on()}")
+            if what_is_saved() is not None:  # a note is shown below the traceback
+                error.add_note(f"i2pmae: after this error: {_how_to_go_on()}")
             raise
         error.show()
         code = error.exit_code
@@ -867,15 +867,9 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _what_is_saved() -> str | None:
-    from i2pmae.interrupts import what_is_saved
-
-    return what_is_saved()
-
-
 def _how_to_go_on() -> str:
     """What was saved, and the command that continues."""
-    saved = _what_is_saved()
+    saved = what_is_saved()
     if saved is None or launched() is not None:  # a launcher repeats its own command
         return "nothing is half-written, and the run can be continued"
     command = sys.argv[1:]

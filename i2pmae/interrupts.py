@@ -31,6 +31,11 @@ def remember_saved(tell: Callable[[], str]) -> None:
     _Saved.tell = tell
 
 
+def forget_saved() -> None:
+    """Begin anew: nothing that an earlier run of this process has saved is of interest."""
+    _Saved.tell = None
+
+
 def what_is_saved() -> str | None:
     """What the run in progress has saved; None where none has begun."""
     return None if _Saved.tell is None else _Saved.tell()

@@ -8,7 +8,7 @@ import pytest
 from i2pmae import progress
 from i2pmae.cli import app, main
 from i2pmae.errors import ConfigError
-from i2pmae.interrupts import _Saved, remember_saved
+from i2pmae.interrupts import remember_saved
 
 COMMANDS = [
     "extract-2d",
@@ -176,7 +176,6 @@ def test_a_stopped_run_says_what_is_saved_and_how_to_go_on(monkeypatch, capsys):
         remember_saved(lambda: "runs/a b/last.pt is saved")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Saved, "tell", None)
     monkeypatch.setattr("i2pmae.config.load_config", interrupt)
     code, _, err = run(monkeypatch, capsys, "pretrain", "--out", "runs/a b")
     assert code == 130
@@ -207,6 +206,28 @@ def test_a_crashed_run_says_so_below_its_traceback():
     assert "ZeroDivisionError" in done.stderr
     last = done.stderr.splitlines()[-1]
     assert "last.pt is saved; to go on: i2pmae pretrain --resume" in last
+
+
+def test_a_process_that_uses_the_package_says_nothing_when_it_ends():
+    """Also after a command of its own that failed; what one run has saved is none of the next's."""
+    code = (
+        "import sys; sys.argv = ['i2pmae', 'recipes']\n"
+        "import i2pmae.config\n"
+        "from i2pmae.cli import main\n"
+        "from i2pmae.interrupts import remember_saved\n"
+        "remember_saved(lambda: 'a run of the library')\n"
+        "def fail(error):\n"
+        "    def crash(*a, **k):\n"
+        "        if error is ZeroDivisionError: remember_saved(lambda: 'last.pt is saved')\n"
+        "        raise error\n"
+        "    i2pmae.config.recipe_names = crash\n"
+        "    try: main()\n"
+        "    except error as found: return getattr(found, '__notes__', [])\n"
+        "assert fail(KeyError) == []\n"
+        "assert 'last.pt is saved' in fail(ZeroDivisionError)[0]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_quiet_and_the_log_are_set_before_a_command_runs(monkeypatch, capsys, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 from i2pmae.config import Config, to_plain
 from i2pmae.errors import ConfigError, TrainingError
 from i2pmae.interrupts import remember_saved
-from i2pmae.progress import event
+from i2pmae.progress import event, warn
 from i2pmae.tracking import Tracker, open_trackers, require_trackers
 
 LAST = "last.pt"
@@ -41,9 +41,11 @@ class RunFolder:
     def start(self, config: Config, *, resume: bool, may_change: Sequence[str] = ()) -> None:
         """Make the folder, or check that the run in it has the same settings.
 
+        A run that was killed before it had written anything is begun with `resume` too, so that
+        a job that is queued again may always ask for it.
+
         Raises:
-            ConfigError: if the folder holds a run and `resume` is off, holds none and it is on,
-                or holds one with other settings.
+            ConfigError: if the folder holds a run and `resume` is off, or one with other settings.
         """
         kinds = getattr(config, "track", ())
         require_trackers(kinds)
@@ -52,14 +54,19 @@ class RunFolder:
         remember_saved(self._kept)
 
     def _begin(self, config: Config, *, resume: bool, may_change: Sequence[str]) -> None:
-        if resume:
+        if resume and (self.path / CONFIG).exists():
             self._check_same(config, {*_MAY_CHANGE, *may_change})
             return
         if self.holds_run:
             raise ConfigError(
-                f"--out {self.path} already holds a run; add --resume to continue it, "
+                f"--resume: {self.path} holds a run, but not its {CONFIG}; restore it from a copy, "
+                "or choose another --out"
+                if resume
+                else f"--out {self.path} already holds a run; add --resume to continue it, "
                 "or choose another folder"
             )
+        if resume:
+            warn(f"--resume: {self.path} holds no run yet; starting one")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -140,10 +147,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def _check_same(self, config: Config, may_change: set[str]) -> None:
-        saved_at = self.path / CONFIG
-        if not saved_at.exists():
-            raise ConfigError(f"--resume: {self.path} holds no run; start one without --resume")
-        saved, asked = self._saved(saved_at, type(config)), to_plain(config)
+        saved, asked = self._saved(self.path / CONFIG, type(config)), to_plain(config)
         differences = [
             f"{key}: {saved.get(key)} there, {value} asked"
             for key, value in asked.items()
@@ -184,7 +188,10 @@ class RunFolder:
         """Write a file so that it is either the old or the new one, never half of it."""
         temporary = self.path / f".{name}.new"
         with self._writing(self.path / name):
-            temporary.write_text(text, encoding="utf-8")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # else a machine that goes down may leave it empty
             os.replace(temporary, self.path / name)
 
 

@@ -46,7 +46,7 @@ def kill_and_resume(store, reference, out, n_kills):
     killed = 0
     while killed < n_kills:
         begun = (out / "config.json").exists()
-        process = start(config, *(["--resume"] if begun else []))
+        process = start(config, "--resume")
         while not (out / "config.json").exists():
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 2) + 2 * begun)  # a later start reads for a while first
@@ -69,6 +69,35 @@ def test_a_run_killed_at_any_instant_ends_the_same(store, reference, tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_many_times_ends_the_same(store, reference, tmp_path):
     kill_and_resume(store, reference, tmp_path / "run", 50)
+
+
+KILLED_AT = """
+import os, signal, sys
+from i2pmae import cli
+from i2pmae.stages.run_folder import RunFolder
+from i2pmae.training import checkpoint
+
+def die(*_arguments, **_options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{instant} = die
+sys.argv = sys.argv[1:]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("instant", ["RunFolder._begin", "os.replace", "checkpoint.save"])
+def test_a_run_killed_before_its_first_checkpoint_resumes(store, reference, tmp_path, instant):
+    """As a job does that is queued again and always passes `--resume`."""
+    config = eager(store, tmp_path / "run")
+    code = KILLED_AT.format(instant=instant)
+    command = [sys.executable, "-c", code, *pretrain_command(config), "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (config.out / "config.json").exists() == (instant == "checkpoint.save")
+    assert not (config.out / "last.pt").exists()
+    pretrain.run(config, resume=True)
+    assert_same_run(config.out, reference)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

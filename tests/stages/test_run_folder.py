@@ -30,9 +30,21 @@ def test_epochs_may_grow_on_resume_and_nothing_else(tmp_path):
         folder.start(config(folder.path, epochs=3, batch_size=32), resume=True)
 
 
-def test_resuming_nothing_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no run"):
-        RunFolder(tmp_path).start(config(tmp_path), resume=True)
+def test_resuming_nothing_starts_a_run_and_says_so(tmp_path, capsys):
+    """A job that is queued again cannot know whether it was killed before it wrote anything."""
+    folder = RunFolder(tmp_path / "run")
+    folder.start(config(folder.path), resume=True)
+    assert f"{folder.path} holds no run yet; starting one" in capsys.readouterr().err
+    folder.start(config(folder.path), resume=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_without_its_settings_is_not_overwritten(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log({"epoch": 1})
+    with pytest.raises(ConfigError, match=r"not its config\.json"):
+        folder.start(config(tmp_path), resume=True)
+    assert folder.rows() == [{"epoch": 1}]
 
 
 def test_a_folder_with_a_run_is_refused(tmp_path):
