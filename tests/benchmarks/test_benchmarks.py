@@ -1,12 +1,10 @@
 """Every script runs and prints one JSON object with the keys that are documented."""
 
-import importlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,21 +20,6 @@ def run(script: str, *options: str) -> dict:
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Import a script by its name."""
-    monkeypatch.syspath_prepend(FOLDER)
-    imported = []
-
-    def load(name: str) -> ModuleType:
-        imported.append(name)
-        return importlib.import_module(name)
-
-    yield load
-    for name in {*imported, "reader"}:
-        sys.modules.pop(name, None)
 
 
 def test_the_readme_describes_every_script():

@@ -1,0 +1,466 @@
+"""Does the 2D guidance teach? Every arm of `docs/results.md`, trained, scored and summed up.
+
+A run is one arm with one seed: pre-training with the recipe `guidance.toml` beside this script and
+the arm's changes, one thread each, then a linear SVM and smaller probes on frozen features. The
+test split is used by no choice: the SVM's C comes from cross-validation on training shapes. Each
+finished run is a JSON file under `--results`; runs that exist are not done again, one that the
+budget or Ctrl-C stopped goes on where it was. Runs come in the order of `ARMS`, seed by seed.
+
+Run it again until it says that nothing is left:
+
+    python benchmarks/guidance.py modelnet10_vox24 --vit vit_small.safetensors --budget 2h
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FOLDER = Path(__file__).parent
+RECIPE = FOLDER / "guidance.toml"
+FEW_LABELS, DRAWS = (1, 5, 10), 20  # shapes of a class, and how often they are drawn
+CONFUSABLE = ("table", "desk", "dresser", "night_stand")
+POINTS, POOLING = 1024, "levels"  # of frozen features
+PATIENCE = 60  # seconds that a stopped run is given to save itself
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to pre-train.
+
+    Attributes:
+        what: for the tables.
+        settings: what it changes in the recipe, as `--set` takes it.
+        seeds: how many.
+        store: a key of `STORES`.
+        features: of a trained network, of one with random weights, or the pooled 2D features
+            themselves.
+    """
+
+    what: str
+    settings: tuple[str, ...] = ()
+    seeds: int = 3
+    store: str = "vit"
+    features: Literal["trained", "random", "2d"] = "trained"
+
+
+VIT = ("--image-model", "timm:vit_small_patch14_dinov2", "--image-size", "224")
+STORES: dict[str, tuple[str, ...]] = {
+    "vit": VIT,
+    "vit-test": (*VIT, "--split", "test"),  # for the features themselves
+    "vit-random": (*VIT, "--pretrained", "random"),
+    "lite0": ("--image-model", "efficientnet-lite0-packaged"),
+    "vit-nearest": (*VIT, "--set", "views.depth=nearest"),
+}
+
+RANDOM_MASKS = "masking.strategy=random"
+ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
+MAIN = 5  # seeds of the main comparison
+ARMS: dict[str, Arm] = {
+    "2d-features": Arm("2D features, mean over patches, no 3D network", seeds=1, features="2d"),
+    "i2p-mae": Arm("2D-guided masking and 2D targets", (), MAIN),
+    "3d-only": Arm("random masking, 3D target only (Point-M2AE)", ONLY_3D, MAIN),
+    "targets-only": Arm("random masking, 2D targets", (RANDOM_MASKS,), MAIN),
+    "masking-only": Arm("2D-guided masking, 3D target only", ("targets.kind=3d",), MAIN),
+    "random": Arm("random weights, not trained", (), MAIN, features="random"),
+    "random-vit": Arm("2D network with random weights", (), MAIN, "vit-random"),
+    "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
+    "3d-only-paper-init": Arm(
+        "3D only, initial weights as in the paper", (*ONLY_3D, "encoder.init=paper")
+    ),
+    "raw-targets": Arm("2D targets not standardized", ("targets.standardize=false",)),
+    "flat-softmax": Arm("saliency not standardized, as released", ("masking.standardize=false",)),
+    "embed-all": Arm("all groups embedded", ("embed=all",)),
+    "targets-on-all": Arm("2D targets on all tokens", ("targets.tokens_2d=all",)),
+    "targets-on-masked": Arm("2D targets on masked tokens", ("targets.tokens_2d=masked",)),
+    "temperature-0.25": Arm("saliency of temperature .25", ("masking.temperature=0.25",)),
+    "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
+}
+
+
+def main() -> None:
+    """Do what is left, within the budget, and sum up."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="ModelNet10 (24^3 voxels)")
+    parser.add_argument("--furniture", type=Path, help="labelled meshes, to transfer to")
+    parser.add_argument("--vit", type=Path, help="weights of the ViT-S/14; default: the hub's")
+    parser.add_argument("--work", type=Path, default=Path("runs/guidance"), help="stores and runs")
+    parser.add_argument("--results", type=Path, default=FOLDER.parent / "docs" / "results")
+    parser.add_argument("--budget", type=seconds_of, default="2h", help="such as 90s, 45m or 2h")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--json", action="store_true", help="print the summary only")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        arm, seed = options.one
+        do_run(arm, int(seed), options)
+        return
+    left = work_through(options)
+    summary = summarize(options.results)
+    if options.json:
+        print(json.dumps(summary))
+        return
+    print((options.results / "tables.md").read_text())
+    print(f"{left} runs are left; run this again." if left else "Nothing is left to do.")
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of `90s`, `45m` or `2h`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number and s, m or h, such as 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def work_through(options: argparse.Namespace) -> int:
+    """Start runs while there is time; how many are left."""
+    end = time.monotonic() + options.budget
+    todo = [run for run in runs(options.arms) if not result_file(options.results, *run).exists()]
+    for store in dict.fromkeys(["vit", "vit-test", *(ARMS[arm].store for arm, _ in todo)]):
+        if not extract(store, options, end):
+            return len(todo)
+    running: dict[tuple[str, int], subprocess.Popen[str]] = {}
+    waiting = list(todo)
+    failed: list[tuple[str, int]] = []
+    try:
+        while (waiting or running) and time.monotonic() < end:
+            while waiting and len(running) < options.jobs:
+                run = waiting.pop(0)
+                running[run] = start(run, options)
+            time.sleep(1)
+            ended = [run for run, process in running.items() if process.poll() is not None]
+            failed += [run for run in ended if running.pop(run).returncode]
+    finally:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait(PATIENCE)
+    for arm, seed in failed:
+        print(f"{arm}, seed {seed}: failed, see {options.work}/{arm}-{seed}.log", file=sys.stderr)
+    return sum(not result_file(options.results, *run).exists() for run in todo)
+
+
+def runs(arms: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Arm and seed, the first arms' seeds in turn: after each there is something to compare."""
+    main = [arm for arm in arms if ARMS[arm].seeds == MAIN and ARMS[arm].store == "vit"]
+    for group in (main, *([arm] for arm in arms if arm not in main)):
+        for seed in range(max((ARMS[arm].seeds for arm in group), default=0)):
+            yield from ((arm, seed) for arm in group if seed < ARMS[arm].seeds)
+
+
+def result_file(results: Path, arm: str, seed: int) -> Path:
+    """Where a run's figures are kept."""
+    return results / "runs" / arm / f"{seed}.json"
+
+
+def start(run: tuple[str, int], options: argparse.Namespace) -> subprocess.Popen[str]:
+    """Begin or continue a run in a process of its own, with one thread."""
+    arm, seed = run
+    command = [sys.executable, __file__, str(options.data), "--one", arm, str(seed)]
+    command += ["--work", str(options.work), "--results", str(options.results)]
+    if options.furniture:
+        command += ["--furniture", str(options.furniture)]
+    options.work.mkdir(parents=True, exist_ok=True)
+    with (options.work / f"{arm}-{seed}.log").open("a") as log:
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches it once, through its parent
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+
+def extract(store: str, options: argparse.Namespace, end: float) -> bool:
+    """Make a store, or finish it; False where time ran out."""
+    path = options.work / "stores" / f"{store}.zarr"
+    timing = path.with_suffix(".json")
+    if timing.exists():
+        return True
+    command = [sys.executable, "-m", "i2pmae", "extract-2d", str(options.data)]
+    command += ["--cache", str(path), "--json", *STORES[store]]
+    if options.vit and store.startswith("vit") and "random" not in STORES[store]:
+        command += ["--pretrained", str(options.vit)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        said, _ = process.communicate(timeout=max(end - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
+        return False
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    write(timing, json.loads(said))
+    return True
+
+
+def do_run(name: str, seed: int, options: argparse.Namespace) -> None:
+    """Train, score and write down one run."""
+    from i2pmae.allocator import keep_freed_memory
+    from i2pmae.config import PretrainConfig, load_config, to_plain
+    from i2pmae.loading import load_encoder, random_encoder
+    from i2pmae.stages import pretrain
+    from i2pmae.stages.run_folder import RunFolder
+
+    keep_freed_memory()
+    arm, stores = ARMS[name], options.work / "stores"
+    folder = RunFolder(options.work / name / str(seed))
+    config = load_config(
+        PretrainConfig,
+        "pretrain",
+        recipe=RECIPE,
+        overrides=arm.settings,
+        options={"cache": stores / f"{arm.store}.zarr", "out": folder.path, "seed": seed},
+    )
+    rows: list[dict[str, Any]] = []
+    encoder = None
+    if arm.features == "random":
+        encoder = random_encoder(config.encoder, seed, POOLING)
+    elif arm.features == "trained":
+        if not (folder.path / "result.json").exists():
+            pretrain.run(config, resume=folder.holds_run)
+        rows = folder.rows()
+        encoder = load_encoder(folder.last, POOLING)
+    n_shapes = np.diff([row["step"] for row in rows], prepend=0) * config.batch_size
+    settings = to_plain(config)
+    for key in ("cache", "out"):  # of this machine
+        settings.pop(key)
+    found = {
+        "arm": name,
+        "seed": seed,
+        "store": arm.store,
+        "scores": scores(encoder, options.data, stores, options.furniture),
+        "seconds": round(sum(n_shapes / [row["shapes_per_s"] for row in rows]), 1),
+        "epochs": rows,
+        "settings": settings,
+    }
+    write(result_file(options.results, name, seed), found)
+
+
+def scores(encoder: Any, data: Path, stores: Path, furniture: Path | None) -> dict[str, float]:
+    """All that is measured of an encoder, in percent of test shapes; None: of 2D features."""
+    from i2pmae.datasets import open_source
+
+    train, test = (open_source(data, split=split) for split in ("train", "test"))
+    labels = [np.asarray(source.labels, dtype=np.int64) for source in (train, test)]
+    images = [
+        pooled_2d(stores / "vit.zarr", train.ids),
+        pooled_2d(stores / "vit-test.zarr", test.ids),
+    ]
+    confusable = [k for k, name in enumerate(train.class_names) if name in CONFUSABLE]
+    if encoder is None:
+        return probe(images[0], labels[0], images[1], labels[1], confusable)
+    features = [encode(encoder, source) for source in (train, test)]
+    found = probe(features[0], labels[0], features[1], labels[1], confusable)
+    both = [
+        np.hstack(parts) for parts in zip(unit_scale(features), unit_scale(images), strict=True)
+    ]
+    found["with_2d"] = svm(both[0], labels[0], both[1], labels[1])[0]
+    if furniture is not None:
+        sources = [open_source(furniture, split=split) for split in ("train", "test")]
+        (train_x, train_y), (test_x, test_y) = (
+            (encode(encoder, source), np.asarray(source.labels)) for source in sources
+        )
+        found["furniture"] = svm(train_x, train_y, test_x, test_y)[0]
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def pooled_2d(store: Path, ids: Sequence[str]) -> Array:
+    """Image features of shapes, mean over the patches that a store keeps: (S, V C)."""
+    from i2pmae.store import StoreReader
+
+    reader = StoreReader(store)
+    place = {str(name): index for index, name in enumerate(reader.read_all("id"))}
+    rows = np.array([place[name] for name in ids])
+    found = []
+    for first in range(0, len(rows), 64):
+        batch = reader.read(rows[first : first + 64], ["features", "feature_scale"])
+        codes = batch["features"].astype(np.float32)
+        kept = codes.any(axis=-1).sum(axis=(2, 3))[..., None]
+        found.append(
+            (codes.sum(axis=(2, 3)) / kept * batch["feature_scale"][:, None]).reshape(
+                len(codes), -1
+            )
+        )
+    return np.concatenate(found)
+
+
+def unit_scale(parts: Sequence[Array]) -> list[Array]:
+    """Features of the training and the test shapes, by the training shapes' mean and deviation."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(parts[0])
+    return [scaler.transform(part) for part in parts]
+
+
+def probe(
+    train_x: Array,
+    train_y: NDArray[np.int64],
+    test_x: Array,
+    test_y: NDArray[np.int64],
+    confusable: Sequence[int],
+) -> dict[str, float]:
+    """A linear SVM on all labels; the nearest class mean on a few."""
+    accuracy, predicted = svm(train_x, train_y, test_x, test_y)
+    among = np.isin(test_y, confusable)
+    found = {"svm": accuracy}
+    if among.any():
+        found["confusable"] = float(100 * (predicted == test_y)[among].mean())
+    for n_labels in FEW_LABELS:
+        found[f"labels_{n_labels}"] = few_labels(train_x, train_y, test_x, test_y, n_labels)
+    return found
+
+
+def svm(
+    train_x: Array, train_y: NDArray[np.int64], test_x: Array, test_y: NDArray[np.int64]
+) -> tuple[float, NDArray[np.int64]]:
+    """Accuracy and predictions of a linear SVM whose C training shapes choose."""
+    from i2pmae.evaluation.svm import choose_c, linear_svm
+
+    found = linear_svm(train_x, train_y, test_x, test_y, C=choose_c(train_x, train_y))
+    return found.accuracy, found.predictions
+
+
+def few_labels(
+    train_x: Array,
+    train_y: NDArray[np.int64],
+    test_x: Array,
+    test_y: NDArray[np.int64],
+    n_labels: int,
+) -> float:
+    """Mean accuracy of the nearest class mean of a few labelled shapes, over draws.
+
+    Features are standardized over all training shapes, which takes no labels. The same shapes are
+    drawn for every arm.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    train_x, test_x = unit_scale([train_x, test_x])
+    rng, classes = np.random.default_rng(0), np.unique(train_y)
+    reached = []
+    for _ in range(DRAWS):
+        drawn = [rng.choice(np.flatnonzero(train_y == k), n_labels, replace=False) for k in classes]
+        means = np.stack([train_x[some].mean(axis=0) for some in drawn])
+        classifier = KNeighborsClassifier(1).fit(means, classes)
+        reached.append(100 * classifier.score(test_x, test_y))
+    return float(np.mean(reached))
+
+
+def encode(encoder: Any, source: Any) -> Array:
+    """Frozen features of a source's shapes, in the unit sphere as pre-training saw them."""
+    import torch
+
+    from i2pmae.evaluation.features import extract_features
+    from i2pmae.geometry.transforms import normalize_to_unit_sphere
+
+    clouds = (source.load(index).points[:POINTS] for index in range(len(source)))
+    return extract_features(
+        encoder,
+        (normalize_to_unit_sphere(torch.from_numpy(cloud)[None])[0].numpy() for cloud in clouds),
+    )
+
+
+def summarize(results: Path) -> dict[str, dict[str, Any]]:
+    """Write `summary.json` and `tables.md` from all runs that are finished."""
+    done: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(results.glob("runs/*/*.json")):
+        found = json.loads(path.read_text())
+        done.setdefault(found["arm"], []).append(found)
+    done = {arm: done[arm] for arm in ARMS if arm in done}
+    summary = {
+        arm: {
+            "metric": "linear SVM, test accuracy in percent",
+            **spread([run["scores"]["svm"] for run in found]),
+            "seconds": round(float(np.mean([run["seconds"] for run in found])), 1),
+        }
+        for arm, found in done.items()
+    }
+    write(results / "summary.json", summary)
+    (results / "tables.md").write_text("\n\n".join(tables(done)) + "\n")
+    return summary
+
+
+def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Scores of every arm; differences to `3d-only`, seed by seed, with their intervals."""
+    names = list(dict.fromkeys(name for found in done.values() for name in found[0]["scores"]))
+    lines = [f"| arm | what | seeds | {' | '.join(names)} | seconds |"]
+    lines.append("|---" * (len(names) + 4) + "|")
+    for arm, found in done.items():
+        cells = []
+        for name in names:
+            values = [run["scores"][name] for run in found if name in run["scores"]]
+            cells.append("{mean:.1f} ± {std:.1f}".format(**spread(values)) if values else "")
+        took = np.mean([run["seconds"] for run in found])
+        cells = [f"`{arm}`", ARMS[arm].what, str(len(found)), *cells, f"{took:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    yield "\n".join(lines)
+    for other in ("3d-only", "targets-only", "random"):
+        lines = [f"| minus `{other}` | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for arm in done:
+            pairs = paired(done, arm, other)
+            if arm == other or len(pairs) < 2:
+                continue
+            cells = [difference([(a[name], b[name]) for a, b in pairs]) for name in names]
+            lines.append(f"| `{arm}` | {' | '.join(cells)} |")
+        yield "\n".join(lines)
+
+
+def paired(
+    done: Mapping[str, list[dict[str, Any]]], arm: str, other: str
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Scores of both arms for the seeds that both have."""
+    by_seed = {run["seed"]: run["scores"] for run in done.get(other, [])}
+    return [
+        (run["scores"], by_seed[run["seed"]]) for run in done.get(arm, []) if run["seed"] in by_seed
+    ]
+
+
+def difference(pairs: Sequence[tuple[float, float]]) -> str:
+    """Mean of paired differences and its 95% interval by Student's t."""
+    from scipy import stats
+
+    values = np.array([a - b for a, b in pairs])
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}]"
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int]:
+    """Mean, sample standard deviation (0 for one value) and number of values."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {
+        "mean": round(float(np.mean(values)), 2),
+        "std": round(deviation, 2),
+        "n": len(values),
+    }
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The comparison's bookkeeping, and one tiny comparison from end to end."""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from i2pmae.store import StoreReader, open_cache
+
+RECIPE = """
+epochs = 1
+batch_size = 4
+points = 256
+precision = "fp32"
+[encoder]
+n_centers = [64, 32, 16]
+group_sizes = [8, 4, 4]
+widths = [12, 24, 48]
+depths = [1, 1, 1]
+embedding_width = 8
+"""
+
+
+@pytest.fixture
+def guidance(module):
+    return module("guidance")
+
+
+def test_budgets(guidance):
+    assert [guidance.seconds_of(text) for text in ("90s", "1.5m", "2h")] == [90, 90, 7200]
+    with pytest.raises(argparse.ArgumentTypeError, match="2 hours: expected a number"):
+        guidance.seconds_of("2 hours")
+
+
+def test_the_main_comparison_comes_first_seed_by_seed(guidance):
+    runs = list(guidance.runs([*guidance.ARMS]))
+    assert len(set(runs)) == len(runs) == sum(arm.seeds for arm in guidance.ARMS.values())
+    main = {"random", "3d-only", "masking-only", "targets-only", "i2p-mae"}
+    assert main <= {arm for arm, _ in runs[: len(main) + 1]}
+    assert {seed for arm, seed in runs if arm == "i2p-mae"} == set(range(5))
+
+
+def test_every_arm_has_a_store_and_valid_settings(guidance):
+    from i2pmae.config import PretrainConfig, load_config
+
+    for arm in guidance.ARMS.values():
+        assert arm.store in guidance.STORES
+        options = {"cache": "cache", "out": "run"}
+        load_config(
+            PretrainConfig,
+            "pretrain",
+            recipe=guidance.RECIPE,
+            overrides=arm.settings,
+            options=options,
+        )
+
+
+def test_paired_differences_have_students_interval(guidance):
+    # Differences 1, 2, 3: mean 2, standard error 1/sqrt(3), t of 2 degrees of freedom 4.303.
+    assert guidance.difference([(2, 1), (4, 2), (4, 1)]) == "+2.0 [-0.5, +4.5]"
+
+
+def test_tables_and_summary_follow_from_the_runs(guidance, tmp_path):
+    for arm, values in {"3d-only": [80, 82], "i2p-mae": [83, 86, 89], "random": [70]}.items():
+        for seed, value in enumerate(values):
+            scores = {"svm": value, "labels_1": value / 2}
+            run = {"arm": arm, "seed": seed, "scores": scores, "seconds": 10 * seed}
+            guidance.write(guidance.result_file(tmp_path, arm, seed), run)
+    summary = guidance.summarize(tmp_path)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    found = summary["i2p-mae"]
+    assert (found["mean"], found["std"], found["n"], found["seconds"]) == (86, 3, 3, 10)
+    tables = (tmp_path / "tables.md").read_text()
+    assert "| 86.0 ± 3.0 | 43.0 ± 1.5 |" in tables
+    assert "| `i2p-mae` | +3.5 [-2.9, +9.9] |" in tables  # of the two seeds that both have
+
+
+@pytest.fixture
+def tiny(guidance, tmp_path, monkeypatch):
+    """Options of a comparison of procedural shapes that takes seconds."""
+    model = ("--image-model", "timm:test_vit", "--image-size", "64", "--pretrained", "random")
+    model += ("--points", "256", "--precision", "fp32")
+    stores = {"vit": model, "vit-test": (*model, "--split", "test")}
+    monkeypatch.setattr(guidance, "STORES", stores)
+    monkeypatch.setattr(guidance, "RECIPE", tmp_path / "recipe.toml")
+    monkeypatch.setattr(guidance, "POINTS", 128)
+    one_seed = replace(guidance.ARMS["i2p-mae"], seeds=1)
+    monkeypatch.setitem(guidance.ARMS, "i2p-mae", one_seed)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return argparse.Namespace(
+        data="procedural",
+        furniture=None,
+        vit=None,
+        work=tmp_path / "work",
+        results=tmp_path / "results",
+        budget=600,
+        jobs=1,
+        arms=["2d-features", "i2p-mae"],
+    )
+
+
+def test_pooled_features_are_means_over_kept_patches(guidance, tiny):
+    assert guidance.extract("vit", tiny, time.monotonic() + 600)
+    path = tiny.work / "stores" / "vit.zarr"
+    ids = [str(name) for name in StoreReader(path).read_all("id")]
+    found = guidance.pooled_2d(path, ids[::-1])
+    stored = open_cache(path)["features"][0, 1].compute().reshape(-1, 64)
+    expected = stored[stored.any(axis=1)].mean(axis=0)
+    np.testing.assert_allclose(found[-1].reshape(3, -1)[1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_comparison_from_end_to_end(guidance, tiny):
+    for store in guidance.STORES:
+        assert guidance.extract(store, tiny, time.monotonic() + 600)
+    for arm in ("2d-features", "random", "i2p-mae"):
+        guidance.do_run(arm, 0, tiny)
+    summary = guidance.summarize(tiny.results)
+    assert [*summary] == ["2d-features", "random", "i2p-mae"]
+    run = json.loads(guidance.result_file(tiny.results, "i2p-mae", 0).read_text())
+    assert {"svm", "with_2d", "labels_1"} <= run["scores"].keys()
+    assert [row["epoch"] for row in run["epochs"]] == [1]
+    assert run["seconds"] > 0
+    assert guidance.work_through(tiny) == 0  # nothing is left, nothing is done again
+
+
+def test_no_time_means_that_all_is_left(guidance, tiny):
+    for store in guidance.STORES:
+        guidance.extract(store, tiny, time.monotonic() + 600)
+    tiny.budget = 0
+    assert guidance.work_through(tiny) == 2
