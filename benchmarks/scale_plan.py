@@ -4,8 +4,9 @@
   measured here; docs/scale.md says where the defaults come from.
 - `curve`: the real writer and reader on stores of real shard structure whose shapes are tiny, so
   that only bookkeeping is left: seconds to write a shard of made-up features, to find what is
-  pending on resume, to open, to list an epoch's shapes and to shuffle them. `exponents`: slope of
-  the logarithms over the number of shapes, so 1 is linear and 0 constant.
+  pending on resume, to open, to list an epoch's shapes and to shuffle them; `cpu s` are processor
+  seconds of all threads, which other programs disturb less. `exponents`: slope of the logarithms
+  over the number of shapes, so 1 is linear and 0 constant.
 """
 
 from __future__ import annotations
@@ -113,31 +114,36 @@ def dense_bytes(spec: StoreSpec) -> float:
 def measure(path: Path, n_shapes: int, shard_size: int) -> dict[str, float]:
     """Seconds that bookkeeping takes on a store of so many tiny shapes."""
     spec = StoreSpec(n_shapes=n_shapes, shard_size=shard_size, **TINY)
-    started = time.perf_counter()
-    with writer_of(path, spec) as writer:
-        for k in writer.pending[:-1]:
+    writer = writer_of(path, spec)
+    row: dict[str, float] = {}
+
+    def timed(what: str, call: Callable[[], Any], times: int = 1) -> Any:
+        """Note the seconds of a call that does something so many times; what it returns."""
+        started, cpu_started = time.perf_counter(), time.process_time()
+        found = call()
+        row[f"{what} s"] = (time.perf_counter() - started) / times
+        row[f"{what} cpu s"] = (time.process_time() - cpu_started) / times
+        return found
+
+    def write(shards: list[int]) -> None:
+        for k in shards:
             writer.write_shard(k, encoded(spec, k))
-    written = time.perf_counter() - started
-    resume, writer = timed(lambda: writer_of(path, spec))
+
     with writer:
-        for k in writer.pending:
-            writer.write_shard(k, encoded(spec, k))
-        finish, _ = timed(writer.finish)
-    opened, reader = timed(lambda: StoreReader(path))
-    listed, indices = timed(reader.indices)
-    shuffled, _ = timed(lambda: epoch_order(indices, 0, 0))
-    first, _ = timed(lambda: next(reader.batches(32, seed=0, epoch=0, indices=indices)))
+        timed("shard", lambda: write(writer.pending[:-1]), max(spec.n_shards - 1, 1))
+    writer = timed("resume", lambda: writer_of(path, spec))
+    with writer:
+        write(writer.pending)
+        timed("finish", writer.finish)
+    reader = timed("open", lambda: StoreReader(path))
+    indices = timed("list", reader.indices)
+    timed("shuffle", lambda: epoch_order(indices, 0, 0))
+    timed("first batch", lambda: next(reader.batches(32, seed=0, epoch=0, indices=indices)))
     return {
         "shards": spec.n_shards,
         "files": sum(len(files) for _, _, files in os.walk(path)),
         "metadata kB": sum(file.stat().st_size for file in path.rglob("zarr.json")) / 1e3,
-        "write s per shard": written / max(spec.n_shards - 1, 1),
-        "resume s": resume,
-        "finish s": finish,
-        "open s": opened,
-        "list s": listed,
-        "shuffle s": shuffled,
-        "first batch s": first,
+        **row,
     }
 
 
@@ -166,13 +172,6 @@ def encoded(spec: StoreSpec, k: int) -> dict[str, np.ndarray[Any, Any]]:
     values["label"] = np.zeros(n_rows, np.int64)
     values["status"] = np.full(n_rows, DONE, np.uint8)
     return values
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, and what it returns."""
-    started = time.perf_counter()
-    found = call()
-    return time.perf_counter() - started, found
 
 
 def lengths_to(largest: int) -> tuple[int, ...]:

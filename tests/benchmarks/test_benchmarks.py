@@ -75,6 +75,15 @@ def test_memory_of_extract():
 
 
 @pytest.mark.slow
+def test_workers():
+    found = run("workers.py", "--quick")  # it stops if one worker and two write other bytes
+    ratio = found["seconds_1"] / found["seconds_2"]
+    assert found["speedup_2_workers"] == pytest.approx(ratio)  # of a single turn
+    assert found["seconds_1"] > found["asleep_seconds"] > 0  # it did wait for the source
+    assert found["seconds_2"] > found["asleep_seconds"] / 2
+
+
+@pytest.mark.slow
 def test_store_size():
     found = run("store_size.py", "--quick")
     assert found.keys() >= set(FIDELITY)
