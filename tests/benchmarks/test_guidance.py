@@ -118,7 +118,7 @@ def test_a_comparison_from_end_to_end(guidance, tiny):
     for arm in ("2d-features", "random", "i2p-mae"):
         guidance.do_run(arm, 0, tiny)
     summary = guidance.summarize(tiny.results)
-    assert [*summary] == ["2d-features", "random", "i2p-mae"]
+    assert {*summary} == {"2d-features", "random", "i2p-mae"}
     run = json.loads(guidance.result_file(tiny.results, "i2p-mae", 0).read_text())
     assert {"svm", "with_2d", "labels_1"} <= run["scores"].keys()
     assert [row["epoch"] for row in run["epochs"]] == [1]
