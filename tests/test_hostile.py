@@ -32,6 +32,7 @@ from i2pmae.store import StoreReader, describe
 from i2pmae.store.location import Location
 from i2pmae.store.metadata import DIGEST, digest, load_documents
 from i2pmae.store.schema import StoreSpec, arrays
+from i2pmae.store.verify import check_store
 from i2pmae.training import checkpoint
 
 from .mutations import damaged
@@ -289,13 +290,15 @@ def store(originals, tmp_path):
 @pytest.mark.parametrize(
     ("size", "value"),
     [("n_shapes", 10**15), ("n_points", 10**15), ("channels", 10**12), ("shard_size", 10**15),
-     ("image_size", 10**9), ("n_views", 10**10), ("n_shapes", 2**70)],
+     ("image_size", 10**9), ("n_views", 10**10), ("n_shapes", 2**70), ("n_shapes", 2**31)],
 )  # fmt: skip
+@pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.usefixtures("little_memory")
-def test_a_store_that_says_it_is_huge_is_refused(store, size, value):
+def test_a_store_that_says_it_is_huge_is_refused(store, size, value, complete):
     """Made with intent: sizes, every array's metadata and the checksum agree."""
     group = json.loads((store / "zarr.json").read_text())
     attributes = group["attributes"]
+    attributes["complete"] = complete
     attributes["sizes"][size] = value
     values = attributes["sizes"]
     spec = StoreSpec(**{**values, "grid": tuple(values["grid"])})
@@ -309,9 +312,29 @@ def test_a_store_that_says_it_is_huge_is_refused(store, size, value):
     documents = load_documents(Location.of(store), arrays(spec))
     attributes[DIGEST] = digest(attributes, documents)
     (store / "zarr.json").write_text(json.dumps(group))
-    with pytest.raises(StoreError) as error:
-        use_store(store)
-    assert len(str(error.value)) < 1000
+    for use in (describe, StoreReader, check_store):
+        started = time.process_time()
+        if complete or value != 2**31 or use is not describe:
+            with pytest.raises(StoreError) as error:
+                use(store)
+            assert len(str(error.value)) < 1000
+        else:  # it might be: nothing says how much of a store is still to come
+            assert use(store)["shapes"]["pending"] == value - 6
+        assert time.process_time() - started < SECONDS
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# a comment\n" * 2000, "more than 16384 bytes"),
+        ("value = " + "[" * 20 + "]" * 20, "more than 16 tables"),
+        ("value = " + "9" * 25, "63 bits"),
+    ],
+)
+def test_a_recipe_is_refused_before_others_must_bear_it(tmp_path, text, expected):
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        use_recipe(tmp_path / "bad.toml")
 
 
 def test_ids_never_lead_out_of_a_folder(store):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from i2pmae.errors import StoreError
 from i2pmae.store.location import Location, array_of, plain_errors, resolve_store
 from i2pmae.store.metadata import StoreInfo, load_info
 from i2pmae.store.schema import DONE, PENDING, SKIPPED, ArraySchema, arrays
+
+_AT_ONCE = 8  # shards that are read at the same time, from an object store mostly waited for
 
 
 class Cache(Mapping[str, da.Array]):
@@ -107,13 +110,33 @@ class _Stored:
 
     def __getitem__(self, selection: Any) -> NDArray[Any]:
         first = selection[0] if isinstance(selection, tuple) else selection
-        touched = np.unique(np.arange(self.shape[0])[first] // self.rows[0])
-        for k in touched.tolist():
+        for k in self._touched(first):
             self._require(k)
         try:
             return np.asarray(self.array[selection])
         except (ValueError, RuntimeError, OSError) as error:
             raise self._damaged(str(error)) from error
+
+    def of_shards(self, shards: Sequence[int]) -> NDArray[Any]:
+        """Rows of some shards, one after another."""
+        size = self.rows[0]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            read = pool.map(lambda k: self[k * size : (k + 1) * size], shards)
+            return np.concatenate([self.meta, *read])
+
+    def present(self) -> list[int]:
+        """Shards whose file is there.
+
+        Raises:
+            StoreError: if the store says that it is complete, and files are missing.
+        """
+        found = {key.rpartition("/")[2] for key in self._location.keys(f"{self._schema.name}/c/")}
+        n_shards = self._info.spec.n_shards
+        numbers = sorted(int(name) for name in found if name.isdecimal())
+        present = [k for k in numbers if k < n_shards]
+        if self._info.complete and len(present) < n_shards:
+            raise self._damaged(f"{n_shards - len(present)} of {n_shards} files are missing")
+        return present
 
     def stored_bytes(self) -> int:
         """Size of all files of the array."""
@@ -124,6 +147,15 @@ class _Stored:
         return sum(
             os.stat(os.path.join(at, file)).st_size for at, _, files in walked for file in files
         )
+
+    def _touched(self, first: Any) -> Iterable[int]:
+        """Shards that a selection of shapes reads."""
+        if isinstance(first, slice):
+            chosen = range(self.shape[0])[first]
+            low, high = (min(chosen), max(chosen)) if chosen else (0, -1)
+            return range(low // self.rows[0], high // self.rows[0] + 1)
+        shards: list[int] = np.unique(np.arange(self.shape[0])[first] // self.rows[0]).tolist()
+        return shards
 
     def _require(self, k: int) -> None:
         """Zarr reads a file that is not there as fill values; here only pending shards may."""
@@ -164,7 +196,9 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     cache = Cache(path)
     spec = cache.info.spec
-    status = cache._stored["status"][:]
+    # Only what is there is looked at: a damaged store may say that it holds any number of shapes.
+    shards = cache._stored["status"].present()
+    status = cache._stored["status"].of_shards(shards)
     listed = {name: _describe_array(cache, array) for name, array in arrays(spec).items()}
     return {
         "path": str(cache.path),
@@ -172,12 +206,12 @@ def describe(path: str | Path) -> dict[str, Any]:
         "shapes": {
             "done": int((status == DONE).sum()),
             "skipped": int((status == SKIPPED).sum()),
-            "pending": int((status == PENDING).sum()),
+            "pending": spec.n_shapes - int((status != PENDING).sum()),
         },
         "arrays": listed,
         "stored_bytes": sum(array["stored_bytes"] for array in listed.values()),
         "dense_bytes": sum(array["dense_bytes"] for array in listed.values()),
-        "classes": _count_classes(cache, status == DONE),
+        "classes": _count_classes(cache, shards, status == DONE),
         "attrs": cache.attrs,
     }
 
@@ -196,10 +230,12 @@ def _describe_array(cache: Cache, schema: ArraySchema) -> dict[str, Any]:
     }
 
 
-def _count_classes(cache: Cache, done: NDArray[np.bool_]) -> dict[str, dict[str, int]]:
+def _count_classes(
+    cache: Cache, shards: Sequence[int], done: NDArray[np.bool_]
+) -> dict[str, dict[str, int]]:
     names = dict(enumerate((*cache.class_names, "unknown")))
     counts: dict[str, Counter[int]] = {}
-    splits, labels = cache._stored["split"][:][done], cache._stored["label"][:][done]
+    splits, labels = (cache._stored[name].of_shards(shards)[done] for name in ("split", "label"))
     for split, label in zip(splits.tolist(), labels.tolist(), strict=True):
         counts.setdefault(split or "none", Counter())[label % len(names)] += 1  # -1 is last
     return {

@@ -113,6 +113,28 @@ def test_other_settings_are_refused_by_name(store, changes, named):
         extract_2d.run(extract_config(store, **changes))
 
 
+def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, monkeypatch):
+    folder, path = tmp_path / "clouds", tmp_path / "x.zarr"
+    folder.mkdir()
+    for index in range(3):
+        np.save(folder / f"{index}.npy", np.random.default_rng(index).random((64, 3)))
+    config = extract_config(path, data=folder, points=64, limit=None, split="all")
+    config = config.model_copy(update={"store": StoreConfig(shard_size=1)})
+    write_shard = StoreWriter.write_shard
+
+    def interrupted(self, k, values):
+        write_shard(self, k, values)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "write_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract_2d.run(config)
+    np.save(folder / "2.npy", np.random.default_rng(9).random((65, 3)))
+    with pytest.raises(StoreMismatchError, match="source_fingerprint"):
+        extract_2d.run(config)
+
+
 def test_weights_that_cannot_be_had_stop_before_anything_is_written(tmp_path):
     model = TINY_IMAGE_MODEL.model_copy(update={"pretrained": str(tmp_path / "absent.pt")})
     with pytest.raises(WeightsError, match=r"absent\.pt"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from i2pmae.cli import main
-from i2pmae.errors import DataError, StoreError
+from i2pmae.errors import ConfigError, DataError, StoreError
 from i2pmae.stages import extract_2d, verify
 from i2pmae.store.schema import ARRAYS, arrays
 from i2pmae.store.verify import check_store
@@ -134,6 +134,14 @@ def test_a_source_that_has_changed_is_named(tmp_path):
     np.save(moved / "0.npy", np.zeros((65, 3)))
     with pytest.raises(DataError, match="files have changed"):
         verify.run(path, recompute=1, data=moved)
+
+
+def test_other_weights_are_not_compared_with(spoiled):
+    writer = join_writer(spoiled)
+    writer.info.settings["image_model"]["weights_sha256"] = "other"
+    writer._record(writer.info)
+    with pytest.raises(ConfigError, match="made with other weights than"):
+        verify.run(spoiled, recompute=1)
 
 
 def test_a_store_whose_making_is_not_recorded_is_not_mended(spoiled):

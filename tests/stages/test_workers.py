@@ -4,7 +4,9 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -16,6 +18,7 @@ from i2pmae.config import StoreConfig, WorkersConfig
 from i2pmae.errors import ConfigError, DataError, StoreError, WorkersError
 from i2pmae.stages import extract_2d, workers
 from i2pmae.store import open_cache
+from i2pmae.store.schema import StoreSpec
 from i2pmae.store.writer import StoreWriter, join_writer
 
 from .conftest import extract_config
@@ -263,12 +266,76 @@ def test_a_cluster_that_goes_away_ends_the_job(tmp_path, monkeypatch, end, expec
             thread.join()
 
 
-@pytest.mark.usefixtures("preload")
-def test_workers_that_see_other_shapes_are_refused(tmp_path, poison):
+@pytest.fixture
+def as_worker(monkeypatch):
+    """Stand in for a worker of three threads whose image model is as this one says."""
+    facts = extract_2d.ImageModelFacts(
+        64, (4, 4), 8, "random", "abc", (0.0,), (1.0,), "attention", "float32", "cpu"
+    )
+    state = SimpleNamespace(nthreads=3)
+    monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(state=state))
+    monkeypatch.setattr(workers, "_encoder", lambda _: extract_2d.Encoder(None, None, facts))
+    n_threads = torch.get_num_threads()
+    yield facts
+    torch.set_num_threads(n_threads)
+
+
+def test_a_worker_with_another_image_model_is_refused(as_worker):
+    config = extract_config(Path("unused.zarr"))
+    assert workers._checked(config, as_worker).facts == as_worker
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ConfigError, match=r"float32.*bfloat16.*Give --precision"):
+        workers._checked(config, replace(as_worker, precision="bfloat16"))
+
+
+def test_workers_have_a_gpu_of_their_own(monkeypatch):
+    monkeypatch.setattr(workers, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    found = [workers._own_device("cuda", name).index for name in ("0", "3", "job-17-6", "tcp:a")]
+    assert found == [0, 3, 2, 0]
+    assert workers._own_device("cpu", "3") == torch.device("cpu")
+
+
+def test_workers_elsewhere_are_told_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "weights.pth").write_bytes(b"")
+    config = extract_config(Path("tiny.zarr"), data=Path("shapes"))
+    weights = config.image_model.model_copy(update={"pretrained": "weights.pth"})
+    found = workers._absolute(config.model_copy(update={"image_model": weights}))
+    assert found.data == tmp_path / "shapes"
+    assert found.image_model.pretrained == str(tmp_path / "weights.pth")
+    named = extract_config(Path("tiny.zarr"))
+    assert workers._absolute(named) == named  # no files: `procedural`, random weights
+    assert workers._absolute_store("tiny.zarr") == str(tmp_path / "tiny.zarr")
+    assert workers._absolute_store("s3://bucket/tiny.zarr") == "s3://bucket/tiny.zarr"
+
+
+def test_a_job_that_has_lost_its_lock_ends(monkeypatch):
+    """What workers write in its name could be another's by now."""
+
+    def lost():
+        raise StoreError("was taken over by another process")
+
+    writer = SimpleNamespace(
+        spec=StoreSpec(4, 8, 1, 4, (1, 1), 1, shard_size=2),
+        pending=[0, 1],
+        n_pending=4,
+        path="tiny.zarr",
+        reopen=lambda: None,
+        require_lock=lost,
+    )
+    monkeypatch.setattr(workers.Crew, "_each", lambda _crew, _task, items: ((i, {}) for i in items))
+    crew = object.__new__(workers.Crew)
+    crew._config, crew._fingerprint, crew.model = None, "", None
+    with pytest.raises(StoreError, match="taken over"):
+        crew.extract(writer, {})
+
+
+def test_workers_that_see_other_shapes_are_refused(tmp_path, scheduler, poison):
     poison("the other shapes")
-    own = WorkersConfig(count=1, threads=1)
     with pytest.raises(DataError, match="holds other shapes"):
-        extract_2d.run(extract_config(tmp_path / "x.zarr", limit=2, store=SMALL, workers=own))
+        extract_2d.run(shared(tmp_path / "x.zarr", scheduler, limit=5))  # not opened before
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -71,10 +72,51 @@ def test_a_process_with_the_number_of_an_ended_one_does_not_hold_its_lock(folder
         pass
 
 
-def test_another_machine_may_still_be_writing(folder):
-    leave_lock(folder, Owner(host="elsewhere", pid=1, started=""))
+@pytest.mark.parametrize("started", ["", "boot/123"])
+def test_another_machine_may_still_be_writing(folder, started):
+    """Whatever has become of the process of the same number here."""
+    leave_lock(folder, Owner(host="elsewhere", pid=ended_process(), started=started))
     with pytest.raises(StoreError, match="elsewhere"):
         FolderLock(folder).acquire()
+
+
+def test_a_process_that_has_ended_and_is_not_waited_for_is_gone():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = replace(Owner.this_process(), pid=child.pid, started=locks._start_of(child.pid))
+    assert not owner.is_gone()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays, as a zombie
+    try:
+        assert owner.is_gone()
+    finally:
+        child.communicate()
+
+
+def test_the_name_of_a_process_does_not_hide_when_it_started():
+    before, name = Owner.this_process(), Path("/proc/self/comm").read_text()
+    try:
+        Path("/proc/self/comm").write_text("a) b (c) d")
+        assert Owner.this_process() == before
+    finally:
+        Path("/proc/self/comm").write_text(name.strip())
+
+
+def test_a_process_of_another_user_lives(monkeypatch):
+    def kill(*_arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert not replace(Owner.this_process(), started="").is_gone()
+
+
+def test_a_file_system_without_hard_links(folder, monkeypatch):
+    def link(*_arguments):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with FolderLock(folder), pytest.raises(StoreError, match=str(os.getpid())):
+        FolderLock(folder).acquire()
+    assert not list(folder.parent.iterdir())
 
 
 def test_a_held_lock_shows_life(folder, monkeypatch):

@@ -1,12 +1,15 @@
+import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from i2pmae.config import PretrainConfig
-from i2pmae.errors import ConfigError
-from i2pmae.geometry.draws import Part
+from i2pmae.errors import ConfigError, TrainingError
+from i2pmae.geometry.draws import Part, uniform
 from i2pmae.interrupts import Terminated, delayed_stop
+from i2pmae.model.layers import DropPath
 from i2pmae.model.tokenizer import RowNorm
 from i2pmae.training import distributed
 from i2pmae.training.distributed import Team
@@ -91,6 +94,60 @@ def test_a_signal_of_another_process_stops_this_one(monkeypatch):
         assert Team(Part(0, 2), together=True).agree(stop, late=False)
         with pytest.raises(Terminated):
             stop.obey()
+
+
+@pytest.mark.parametrize("synchronize_norms", [True, False])
+def test_what_is_random_or_synchronized_knows_the_others(monkeypatch, synchronize_norms):
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **_: model)
+    model, part = torch.nn.Sequential(RowNorm(2), DropPath(0.5)), Part(1, 2)
+    Team(part, together=True).wrap(model, synchronize_norms=synchronize_norms)
+    assert model[1].part == part
+    assert (model[0].total == distributed._Total.apply) == synchronize_norms
+    generator = Team(part, together=True).generator(0, torch.device("cpu"))
+    ours, whole = uniform((2, 3), generator), torch.Generator().manual_seed(0)
+    assert torch.equal(ours, torch.rand(4, 3, generator=whole)[2:])
+
+
+def test_losses_count_by_the_tokens_that_they_are_means_of(monkeypatch):
+    """One process has 3 visible and 1 hidden tokens, the other 1 and 3."""
+    outputs = [
+        SimpleNamespace(
+            masks=[torch.arange(4)[None] >= n_visible] * (distributed.TARGET_LEVEL + 1),
+            loss=torch.tensor(0.0),
+            loss_2d=torch.tensor(loss_2d),
+            loss_3d=torch.tensor(loss_3d),
+        )
+        for n_visible, loss_2d, loss_3d in ((3, 1.0, 10.0), (1, 5.0, 30.0))
+    ]
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda total: total.fill_(4))
+    targets = PretrainConfig(out="unused").targets
+    found = [Team(Part(k, 2), together=True).losses(outputs[k], targets) for k in range(2)]
+    loss, loss_2d, loss_3d = (sum(found) / 2).tolist()
+    assert (loss_2d, loss_3d) == ((3 * 1 + 1 * 5) / 4, (1 * 10 + 3 * 30) / 4)
+    assert loss == pytest.approx(targets.weight_2d * loss_2d + targets.weight_3d * loss_3d)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("Connection closed by peer [127.0.0.1]:1"), TrainingError),
+        (RuntimeError("Socket Timed out"), TrainingError),
+        (RuntimeError("shape mismatch"), RuntimeError),
+    ],
+)
+def test_a_lost_process_is_one_line_and_a_bug_is_none(monkeypatch, error, expected):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(distributed, "_store", lambda: None)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *_, **__: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(expected) as raised, distributed.team(torch.device("cpu")):
+            raise error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ("without a word" in str(raised.value)) == (expected is TrainingError)
 
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])
