@@ -743,6 +743,26 @@ def convert(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint of any kind, or an official .pth.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File: .safetensors for weights, .pt2 for a torch.export program.")
+    ],
+    card: Annotated[bool, typer.Option(help="Write a model card, README.md, beside it.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained network for other programs, and check that the file gives its outputs.
+
+    Example: i2pmae export runs/first/last.pt --out encoder/model.safetensors
+    """
+    from i2pmae.stages import export as stage
+
+    _finish(stage.run(checkpoint, out, card=card), as_json)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,

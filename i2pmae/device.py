@@ -41,6 +41,14 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+def on_cpu(tensor: torch.Tensor) -> bool:
+    """Whether work may be cut to fit a CPU: it runs on one, and nobody records it.
+
+    What `torch.export` records must not depend on the size or the values of one batch.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of Python's or torch's says that memory ran out, on any device."""
     is_torchs = isinstance(error, RuntimeError)

@@ -38,7 +38,8 @@ def load_encoder(checkpoint: str | Path, pooling: Pooling = "max") -> FrozenEnco
     """Load the frozen encoder of a checkpoint.
 
     Args:
-        checkpoint: of pre-training or a classifier; ours or an official one.
+        checkpoint: of any kind; ours, an official one, or a `.safetensors` file of
+            `i2pmae export`.
         pooling: `max`: the maximum over the coarsest tokens, as the paper's linear SVM uses it;
             `max-mean`: their maximum and mean; `levels`: those of every level.
 
@@ -81,7 +82,7 @@ def load_pretraining(checkpoint: str | Path) -> PretrainingModel:
     saved = checkpoints.load(checkpoint)
     if saved.kind != "pretraining":
         raise CheckpointError(
-            f"{checkpoint} holds a {saved.kind} network; the one of pre-training is needed"
+            f"{checkpoint} holds the {saved.kind} network; the one of pre-training is needed"
         )
     sizes = saved.extra.get("network", {"n_views": 3, "image_channels": 512, "image_size": 224})
     with _understood(checkpoint):
@@ -111,7 +112,7 @@ def load_classifier(checkpoint: str | Path, variant: Variant = "obj") -> Classif
     saved = checkpoints.load(checkpoint)
     if saved.kind != "classifier":
         raise CheckpointError(
-            f"{checkpoint} holds a {saved.kind} network, not a classifier; "
+            f"{checkpoint} holds the {saved.kind} network, not a classifier; "
             "i2pmae finetune makes one from it"
         )
     with _understood(checkpoint):
@@ -136,23 +137,13 @@ def load_segmenter(checkpoint: str | Path) -> Segmenter:
     saved = checkpoints.load(checkpoint)
     if saved.kind != "segmenter":
         raise CheckpointError(
-            f"{checkpoint} holds a {saved.kind} network, not a segmenter; "
+            f"{checkpoint} holds the {saved.kind} network, not a segmenter; "
             "i2pmae finetune --recipe segment-shapenetpart makes one from it"
         )
     with _understood(checkpoint):
         n_categories = _size(saved, "category.0.weight", axis=1)
         n_parts = _size(saved, "head.10.weight", axis=0)
-        head = SegmentHeadConfig(
-            level_widths=(
-                _size(saved, "levels.0.first.weight", axis=0),
-                _size(saved, "levels.0.second.weight", axis=0),
-            ),
-            widths=(
-                _size(saved, "head.0.weight", axis=0),
-                _size(saved, "head.4.weight", axis=0),
-                _size(saved, "head.7.weight", axis=0),
-            ),
-        )
+        head = segment_head_config_of(saved)
         encoder = encoder_config_of(saved)
         return _filled(lambda: Segmenter(encoder, n_parts, n_categories, head), saved)
 
@@ -174,7 +165,7 @@ def encoder_config_of(saved: Checkpoint, variant: Variant = "obj") -> EncoderCon
             ) from None
         _check_sizes(found, saved)
         return found
-    if saved.kind in ("pretraining", "point-m2ae"):
+    if saved.kind in ("pretraining", "point-m2ae", "encoder"):
         return EncoderConfig()
     settings: dict[str, Any] = _MODELNET40
     if saved.kind == "segmenter":
@@ -232,6 +223,21 @@ def head_config_of(saved: Checkpoint) -> HeadConfig:
         return HeadConfig.model_validate(saved.config.get("head", {}))
     first = next(tensor for name, tensor in saved.model.items() if _is_first_of_head(name, tensor))
     return HeadConfig(pooling="sum" if first.shape[1] == EncoderConfig().widths[-1] else "concat")
+
+
+def segment_head_config_of(saved: Checkpoint) -> SegmentHeadConfig:
+    """Head settings of a segmenter's checkpoint, by the sizes of its weights."""
+    return SegmentHeadConfig(
+        level_widths=(
+            _size(saved, "levels.0.first.weight", axis=0),
+            _size(saved, "levels.0.second.weight", axis=0),
+        ),
+        widths=(
+            _size(saved, "head.0.weight", axis=0),
+            _size(saved, "head.4.weight", axis=0),
+            _size(saved, "head.7.weight", axis=0),
+        ),
+    )
 
 
 def _is_first_of_head(name: str, tensor: Tensor) -> bool:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from i2pmae.device import on_cpu
 from i2pmae.geometry.sampling import farthest_points
 
 CHUNK = 1 << 18  # distances held at once on a CPU: they stay in its cache, 2-3 times as fast
@@ -59,8 +60,7 @@ def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> Tensor:
         raise ValueError(f"{k} neighbors asked for, the clouds have {n_points} points")
     queries, points = queries.detach().float(), points.detach().float()
     order = torch.arange(n_points, device=points.device)
-    on_cpu = points.device.type == "cpu"
-    chunk = max(1, CHUNK // (batch * n_points)) if on_cpu else queries.shape[1]
+    chunk = max(1, CHUNK // (batch * n_points)) if on_cpu(points) else queries.shape[1]
     found = []
     for part in queries.split(chunk, dim=1):
         # Bits of non-negative floats sort as integers; the index behind them breaks ties.

@@ -34,6 +34,8 @@ def farthest_points(points: Tensor, n_centers: int) -> Tensor:
     if not 1 <= n_centers <= n_points:
         raise ValueError(f"{n_centers} centers asked for, the clouds have {n_points} points")
     points = points.detach().float()
+    if torch.compiler.is_exporting():
+        return farthest_points_exported(points, n_centers)
     if points.device.type == "cpu":
         return _farthest_points_native(points, n_centers)
     if points.device.type == "cuda" and HAS_TRITON:
@@ -57,6 +59,32 @@ def farthest_points_torch(points: Tensor, n_centers: int) -> Tensor:
         distance += (z - z.gather(1, last)) ** 2
         nearest = torch.minimum(nearest, distance)
         chosen[:, step] = nearest.argmax(dim=1)
+    return chosen
+
+
+def farthest_points_exported(points: Tensor, n_centers: int) -> Tensor:
+    """`farthest_points` with a loop that `torch.export` keeps as one, whatever it runs on later."""
+    batch, n_points, _ = points.shape
+    columns = torch.arange(n_centers, device=points.device)
+
+    def more(step: Tensor, *_: Tensor) -> Tensor:
+        return step < n_centers
+
+    def choose(
+        step: Tensor, last: Tensor, nearest: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        offsets = (points - points.gather(1, last[..., None].expand(-1, -1, 3))).square()
+        nearest = torch.minimum(nearest, offsets[..., 0] + offsets[..., 1] + offsets[..., 2])
+        last = nearest.argmax(dim=1, keepdim=True)
+        return step + 1, last, nearest, torch.where(columns == step, last, chosen)
+
+    start = (
+        torch.ones((), dtype=torch.int64, device=points.device),
+        points.new_zeros(batch, 1, dtype=torch.int64),
+        points.new_full((batch, n_points), torch.inf),
+        points.new_zeros(batch, n_centers, dtype=torch.int64),
+    )
+    chosen: Tensor = torch.while_loop(more, choose, start)[3]
     return chosen
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from i2pmae.device import on_cpu
+
 CHUNK_BYTES = 4 << 20  # of a chunk's widest layer: what two cores' caches hold
 
 
@@ -83,8 +85,8 @@ class PointFeatures(torch.autograd.Function):
         counted: Tensor | None,
         size: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        width, dtype, n_groups = len(weight), out_weight.dtype, len(x) // size
-        features = x.new_empty(len(x), width, dtype=dtype)
+        width, dtype, n_groups = len(weight), out_weight.dtype, x.shape[0] // size
+        features = x.new_empty(x.shape[0], width, dtype=dtype)
         sums = x.new_empty(n_groups, width)
         largest = x.new_empty(n_groups, len(out_weight), dtype=dtype)
         where = torch.empty_like(largest, dtype=torch.int64)
@@ -149,9 +151,9 @@ class GroupTokens(torch.autograd.Function):
         out_weight: Tensor,
         size: int,
     ) -> Tensor:
-        tokens = features.new_empty(len(offsets), len(out_weight))
+        tokens = features.new_empty(offsets.shape[0], len(out_weight))
         where = torch.empty_like(tokens, dtype=torch.int64)
-        for groups, rows in _chunks(len(offsets), size, weight):
+        for groups, rows in _chunks(offsets.shape[0], size, weight):
             part = _hidden(features[rows] @ weight.T, offsets[groups], size)
             tokens[groups], where[groups] = group_maximum(part @ out_weight.T, size)
         ctx.save_for_backward(features, weight, offsets, out_weight, where)
@@ -193,9 +195,9 @@ class GatheredTokens(torch.autograd.Function):
         ctx: Any, features: Tensor, neighbors: Tensor, offsets: Tensor, out_weight: Tensor
     ) -> Tensor:
         size, flat = neighbors.shape[1], neighbors.flatten()
-        tokens = features.new_empty(len(offsets), len(out_weight))
+        tokens = features.new_empty(offsets.shape[0], len(out_weight))
         where = torch.empty_like(tokens, dtype=torch.int64)
-        for groups, rows in _chunks(len(offsets), size, out_weight.T):
+        for groups, rows in _chunks(offsets.shape[0], size, out_weight.T):
             part = _hidden(features.index_select(0, flat[rows]), offsets[groups], size)
             tokens[groups], where[groups] = group_maximum(part @ out_weight.T, size)
         ctx.save_for_backward(features, neighbors, offsets, out_weight, where)
@@ -219,7 +221,7 @@ class GatheredTokens(torch.autograd.Function):
 
 def _hidden(part: Tensor, offsets: Tensor, size: int) -> Tensor:
     """relu(part + offset of the group), in place."""
-    part.view(len(offsets), size, -1).add_(offsets[:, None]).relu_()
+    part.view(offsets.shape[0], size, -1).add_(offsets[:, None]).relu_()
     return part
 
 
@@ -240,8 +242,10 @@ def _zeros(like: Tensor) -> Tensor:
 
 def _chunks(n_groups: int, size: int, weight: Tensor) -> Iterator[tuple[slice, slice]]:
     """Slices of groups, and of the rows of these groups; `weight` (D, C) makes D channels."""
-    rows = CHUNK_BYTES // (len(weight) * weight.element_size())
-    step = max(1, rows // size) if weight.device.type == "cpu" else n_groups
+    if not on_cpu(weight):
+        yield slice(None), slice(None)
+        return
+    step = max(1, CHUNK_BYTES // (len(weight) * weight.element_size()) // size)
     for start in range(0, n_groups, step):
         stop = min(start + step, n_groups)
         yield slice(start, stop), slice(start * size, stop * size)

@@ -59,7 +59,9 @@ def frozen_feature(
     Source: the official release's evaluation during pre-training.
     """
     grouping = group(points.float(), config.n_centers, config.group_sizes)
-    shown = torch.zeros(len(points), config.n_centers[-1], dtype=torch.bool, device=points.device)
+    shown = torch.zeros(
+        points.shape[0], config.n_centers[-1], dtype=torch.bool, device=points.device
+    )
     masks = carry_through(shown, grouping.neighbor_indices, config.n_centers)
     packings = pack(masks, config.group_sizes, config.n_centers[-1])
     levels = encoder(grouping, packings)

@@ -74,7 +74,7 @@ def carry_to_finer(masked: Tensor, neighbor_indices: Tensor, n_finer: int) -> Te
     Differs: the release always shows token 0 of the first cloud in the batch.
     """
     hidden = masked[..., None].expand_as(neighbor_indices).flatten(1)
-    finer = masked.new_ones(len(masked), n_finer)
+    finer = masked.new_ones(masked.shape[0], n_finer)
     # A token is hidden only if it is hidden in every group it belongs to.
     return finer.scatter_reduce(1, neighbor_indices.flatten(1), hidden, "amin")
 

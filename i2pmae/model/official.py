@@ -12,7 +12,7 @@ from torch import Tensor
 
 from i2pmae.errors import CheckpointError
 
-Kind = Literal["pretraining", "point-m2ae", "classifier", "segmenter"]
+Kind = Literal["pretraining", "point-m2ae", "encoder", "classifier", "segmenter"]
 
 IMAGE_MODEL_PREFIX = "clip_model."  # some released checkpoints also hold the 2D network
 _DISTRIBUTED_PREFIX = "module."
@@ -81,6 +81,7 @@ _SEGMENTER = {
 _TABLES: dict[Kind, dict[str, str]] = {
     "pretraining": _ENCODER | _DECODER,
     "point-m2ae": _ENCODER | _DECODER,
+    "encoder": _ENCODER,
     "classifier": _ENCODER | _CLASSIFIER,
     "segmenter": _ENCODER | _SEGMENTER,
 }
@@ -142,8 +143,13 @@ def to_official(kind: Kind, state_dict: Mapping[str, Tensor]) -> dict[str, Tenso
     A head that predicts standardized features becomes one of raw features, as the release has.
 
     Raises:
-        CheckpointError: if a key is not of this kind of network.
+        CheckpointError: if a key is not of this kind of network, or the release has no such one.
     """
+    if kind == "encoder":
+        raise CheckpointError(
+            "the release has no network that is an encoder alone; convert the checkpoint of "
+            "pre-training that it was exported from"
+        )
     if "target_mean" in state_dict:
         state_dict = _of_raw_features(dict(state_dict))
     official: dict[str, Tensor] = {}

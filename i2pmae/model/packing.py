@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from i2pmae.device import on_cpu
 from i2pmae.geometry.grouping import gather_rows
 
 BUCKET = 16  # packed lengths are multiples of this: kernels need not be rebuilt at every step
@@ -56,7 +57,7 @@ def pack(masks: Sequence[Tensor], group_sizes: Sequence[int], n_kept: int) -> li
         if level < len(masks) - 1:
             length *= group_sizes[level + 1]
         n_rows = batch * length
-        if masked.device.type == "cpu" and level < len(masks) - 1:
+        if on_cpu(masked) and level < len(masks) - 1:
             counts = (~masked).sum(dim=1)
             length = _round_up(int(counts.max()), BUCKET)
             n_rows = _round_up(int(counts.sum()), ROW_BUCKET)
@@ -91,7 +92,9 @@ def _pack(masked: Tensor, length: int, n_rows: int) -> Packing:
     position = torch.empty_like(order).scatter_(1, order, places)
     filled = places[:, :length] < (~masked).sum(dim=1, keepdim=True)
     flat = masked.flatten().to(torch.uint8).argsort(stable=True)
-    row = torch.empty_like(flat).scatter_(0, flat, torch.arange(len(flat), device=masked.device))
+    row = torch.empty_like(flat).scatter_(
+        0, flat, torch.arange(flat.shape[0], device=masked.device)
+    )
     return Packing(
         ~masked,
         order,

@@ -70,7 +70,7 @@ class GroupCounts:
 
     def memberships(self, flat: Tensor, n_finer: int, like: Tensor) -> Tensor:
         """How many groups that count each finer token belongs to, (n_finer,)."""
-        ones = like.new_ones(1).expand(len(flat))
+        ones = like.new_ones(1).expand(flat.shape[0])
         if self.weights is not None:
             ones = self.weights.repeat_interleave(self.size)
         return like.new_zeros(n_finer).index_add_(0, flat, ones)
@@ -252,7 +252,7 @@ class TokenMerging(TokenEmbedding):
         counts = GroupCounts(counted, neighbors.shape[0], neighbors.shape[1], weight)
         flat = neighbors.flatten()
         with torch.autocast(weight.device.type, enabled=False):
-            members = counts.memberships(flat, len(finer), weight)
+            members = counts.memberships(flat, finer.shape[0], weight)
             x = F.linear(finer.to(dtype), weight.to(dtype)).to(weight.dtype)
             first = self._first_map(x, members, counts)
             features = (x * first.scale + first.shift).relu().to(dtype)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -203,6 +204,7 @@ class _State:
             extra={
                 "store": reader.info.settings,
                 "contents": _contents(reader),
+                "data": Path(reader.info.provenance["source"]).name,
                 "network": network_sizes(reader),
             },
         )

@@ -18,7 +18,7 @@ from i2pmae.tracking import Tracker, open_trackers, require_trackers
 LAST = "last.pt"
 CONFIG = "config.json"
 BAD_BATCH = "not-finite.json"
-_MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes", "track"}
+MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes", "track"}
 
 
 class RunFolder:
@@ -55,7 +55,7 @@ class RunFolder:
 
     def _begin(self, config: Config, *, resume: bool, may_change: Sequence[str]) -> None:
         if resume and (self.path / CONFIG).exists():
-            self._check_same(config, {*_MAY_CHANGE, *may_change})
+            self._check_same(config, {*MAY_CHANGE, *may_change})
             return
         if self.holds_run:
             raise ConfigError(

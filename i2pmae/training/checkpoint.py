@@ -128,14 +128,15 @@ def save(
         "step": step,
         "metrics": metrics or {},
         "extra": extra or {},
-        "versions": _versions(),
+        "versions": versions(),
     }
     payload = {**plain, "model": weights, "optimizer": optimizer}
     _require_plain(payload, "checkpoint")
     with _whole_file(path) as file:
         if path.suffix == ".safetensors":
             contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
-            file.write(safetensors.torch.save(contiguous, {FORMAT: json.dumps(plain)}))
+            about = {"format": "pt", FORMAT: json.dumps(plain)}  # "pt": what other readers ask for
+            file.write(safetensors.torch.save(contiguous, about))
         else:
             torch.save(payload, file)
 
@@ -262,7 +263,7 @@ def restore(
 
 def other_versions(saved: Checkpoint) -> list[str]:
     """What to tell the user of a checkpoint that other software wrote; empty where none did."""
-    ours = _versions()
+    ours = versions()
     changed = [
         f"{name} {saved.versions.get(name, 'unknown')} (now {version})"
         for name, version in ours.items()
@@ -492,7 +493,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Software that writes a checkpoint now."""
     return {
         "i2pmae": __version__,
         "python": platform.python_version(),
