@@ -212,3 +212,8 @@ def test_every_block_says_its_language(page):
     fences = re.findall(r"^[ ]*```(.*)$", page.read_text(), re.MULTILINE)
     assert set(fences[::2]) <= {"bash", "python", "text", "toml"}
     assert set(fences[1::2]) <= {""}
+
+
+def test_every_extra_is_explained():
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == EXTRAS.keys()
