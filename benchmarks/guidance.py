@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--budget", type=seconds_of, default="2h", help="such as 90s, 45m or 2h")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--rescore", action="store_true", help="score finished runs again")
     parser.add_argument("--json", action="store_true", help="print the summary only")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -133,7 +134,7 @@ def seconds_of(text: str) -> float:
 def work_through(options: argparse.Namespace) -> int:
     """Start runs while there is time; how many are left."""
     end = time.monotonic() + options.budget
-    todo = [run for run in runs(options.arms) if not result_file(options.results, *run).exists()]
+    todo = [run for run in runs(options.arms) if options.rescore or not is_done(options, run)]
     for store in dict.fromkeys(["vit", "vit-test", *(ARMS[arm].store for arm, _ in todo)]):
         if not extract(store, options, end):
             return len(todo)
@@ -155,7 +156,7 @@ def work_through(options: argparse.Namespace) -> int:
             process.wait(PATIENCE)
     for arm, seed in failed:
         print(f"{arm}, seed {seed}: failed, see {options.work}/{arm}-{seed}.log", file=sys.stderr)
-    return sum(not result_file(options.results, *run).exists() for run in todo)
+    return sum(not is_done(options, run) for run in todo)
 
 
 def runs(arms: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -164,6 +165,11 @@ def runs(arms: Sequence[str]) -> Iterator[tuple[str, int]]:
     for group in (main, *([arm] for arm in arms if arm not in main)):
         for seed in range(max((ARMS[arm].seeds for arm in group), default=0)):
             yield from ((arm, seed) for arm in group if seed < ARMS[arm].seeds)
+
+
+def is_done(options: argparse.Namespace, run: tuple[str, int]) -> bool:
+    """Whether a run's figures are there."""
+    return result_file(options.results, *run).exists()
 
 
 def result_file(results: Path, arm: str, seed: int) -> Path:
@@ -270,8 +276,10 @@ def scores(encoder: Any, data: Path, stores: Path, furniture: Path | None) -> di
     confusable = [k for k, name in enumerate(train.class_names) if name in CONFUSABLE]
     if encoder is None:
         return probe(images[0], labels[0], images[1], labels[1], confusable)
-    features = [encode(encoder, source) for source in (train, test)]
+    features, others = ([encode(encoder, source, k) for source in (train, test)] for k in (0, 1))
     found = probe(features[0], labels[0], features[1], labels[1], confusable)
+    mean = [(one + other) / 2 for one, other in zip(features, others, strict=True)]
+    found["svm_2_draws"] = svm(mean[0], labels[0], mean[1], labels[1])[0]
     both = [
         np.hstack(parts) for parts in zip(unit_scale(features), unit_scale(images), strict=True)
     ]
@@ -366,14 +374,18 @@ def few_labels(
     return float(np.mean(reached))
 
 
-def encode(encoder: Any, source: Any) -> Array:
-    """Frozen features of a source's shapes, in the unit sphere as pre-training saw them."""
+def encode(encoder: Any, source: Any, part: int = 0) -> Array:
+    """Frozen features of the first 1024 points of each shape, or of the next 1024.
+
+    Shapes come in the unit sphere, as pre-training saw them.
+    """
     import torch
 
     from i2pmae.evaluation.features import extract_features
     from i2pmae.geometry.transforms import normalize_to_unit_sphere
 
-    clouds = (source.load(index).points[:POINTS] for index in range(len(source)))
+    chosen = slice(part * POINTS, (part + 1) * POINTS)
+    clouds = (source.load(index).points[chosen] for index in range(len(source)))
     return extract_features(
         encoder,
         (normalize_to_unit_sphere(torch.from_numpy(cloud)[None])[0].numpy() for cloud in clouds),
@@ -397,7 +409,28 @@ def summarize(results: Path) -> dict[str, dict[str, Any]]:
     }
     write(results / "summary.json", summary)
     (results / "tables.md").write_text("\n\n".join(tables(done)) + "\n")
+    draw_curves(done, results / "curves.png")
     return summary
+
+
+def draw_curves(done: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    """Both losses of the main arms over the epochs, mean over seeds."""
+    from matplotlib.figure import Figure
+
+    from i2pmae.pictures.style import PALETTE, save
+
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    shown = [arm for arm in done if ARMS[arm].seeds == MAIN and done[arm][0]["epochs"]]
+    names = {"loss_3d": "3D loss (Chamfer L2)", "loss_2d": "2D loss (MSE)"}
+    for axes, (key, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
+        for arm, color in zip(shown, PALETTE, strict=False):
+            losses = np.mean([[row[key] for row in run["epochs"]] for run in done[arm]], axis=0)
+            if losses.any():
+                axes.plot(range(1, len(losses) + 1), losses, color=color, label=arm, marker="o")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.locator_params(axis="x", integer=True)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+    save(figure, path)
 
 
 def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:

@@ -223,6 +223,7 @@ class SvmConfig(Config):
     layout: str = "auto"
     points: int | None = Field(None, gt=0)  # first points of each shape; None: by layout
     C: float | None = Field(None, gt=0)  # None: the published one, else by cross-validation
+    draws: int = Field(1, gt=0)  # parts of a shape's points whose features are averaged
     pooling: Pooling = "max"  # of tokens: the coarsest ones' maximum, or with mean, of all levels
     batch_size: int = Field(32, gt=0)
     limit: int | None = Field(None, gt=0)

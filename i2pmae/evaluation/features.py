@@ -56,6 +56,33 @@ def extract_features(
     return np.concatenate(features)
 
 
+def parts_of_points(
+    n_stored: int, n_points: int, draws: int, seed: int = 0
+) -> Iterator[NDArray[np.int64]]:
+    """Indices of `draws` parts of a cloud's points.
+
+    A frozen feature depends on which points of a surface were sampled; the mean over parts does
+    so less. The first part is the first points, as published figures take them; then come the
+    points not used yet, then those of random orders.
+
+    Args:
+        n_stored: points of the cloud.
+        n_points: of each part, not more.
+        draws: number of parts.
+        seed: of the random orders.
+
+    Yields:
+        (n_points,) different indices.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.arange(n_stored)
+    for _ in range(draws):
+        if len(order) < n_points:
+            order = rng.permutation(n_stored)
+        yield order[:n_points]
+        order = order[n_points:]
+
+
 def _batches(
     clouds: Iterable[NDArray[np.float32]], batch_size: int
 ) -> Iterator[NDArray[np.float32]]:

@@ -14,7 +14,7 @@ from i2pmae.config import SvmCheckConfig, SvmConfig, to_plain
 from i2pmae.datasets import ShapeSource, open_source
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import DataError
-from i2pmae.evaluation.features import extract_features
+from i2pmae.evaluation.features import extract_features, parts_of_points
 from i2pmae.evaluation.svm import SvmResult, choose_c, linear_svm
 from i2pmae.loading import load_encoder, random_encoder
 from i2pmae.model.pretraining import PretrainingModel
@@ -55,6 +55,7 @@ def run(config: SvmConfig, *, table: bool = True) -> dict[str, Any]:
         train,
         test,
         n_points=n_points,
+        draws=config.draws,
         c=config.C or train.svm_c,
         batch_size=config.batch_size,
         device=device,
@@ -99,6 +100,7 @@ def check(model: PretrainingModel, config: SvmCheckConfig, device: torch.device)
         train,
         test,
         n_points=config.points,
+        draws=1,
         c=config.C,
         batch_size=32,
         device=device,
@@ -109,13 +111,14 @@ def check(model: PretrainingModel, config: SvmCheckConfig, device: torch.device)
 
 
 def load_points(
-    source: ShapeSource, n_points: int | None = None
+    source: ShapeSource, n_points: int | None = None, *, spare: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """All shapes of a source as arrays.
 
     Args:
         source: shapes with labels.
         n_points: first points of each shape; None takes what the shortest shape has.
+        spare: keep further points, as many as the shortest shape has.
 
     Returns:
         (S, N, 3) float32 points and (S,) int64 labels.
@@ -123,7 +126,8 @@ def load_points(
     Raises:
         DataError: if a shape cannot be read or has fewer points than asked.
     """
-    clouds = [source.load(index).points[:n_points] for index in range(len(source))]
+    kept = None if spare else n_points
+    clouds = [source.load(index).points[:kept] for index in range(len(source))]
     shortest = min(len(cloud) for cloud in clouds)
     if n_points is not None and shortest < n_points:
         index = next(i for i, cloud in enumerate(clouds) if len(cloud) == shortest)
@@ -153,6 +157,7 @@ def _score(
     test: ShapeSource,
     *,
     n_points: int | None,
+    draws: int,
     c: float | None,
     batch_size: int,
     device: torch.device,
@@ -161,18 +166,21 @@ def _score(
     """Result of a linear SVM, and its C: `c`, or a chosen one."""
     features, labels = [], []
     for source in (train, test):
-        points, split_labels = load_points(source, n_points)
-        features.append(
+        points, split_labels = load_points(source, n_points, spare=draws > 1)
+        parts = parts_of_points(points.shape[1], n_points or points.shape[1], draws)
+        drawn = [
             extract_features(
                 encoder,
-                points,
+                points[:, part],
                 batch_size=batch_size,
                 device=device,
                 dtype=dtype,
                 description="features",
                 total=len(points),
             )
-        )
+            for part in parts
+        ]
+        features.append(np.mean(drawn, axis=0))
         labels.append(split_labels)
     if c is None:
         c = choose_c(features[0], labels[0])

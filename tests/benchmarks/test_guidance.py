@@ -67,12 +67,15 @@ def test_tables_and_summary_follow_from_the_runs(guidance, tmp_path):
     for arm, values in {"3d-only": [80, 82], "i2p-mae": [83, 86, 89], "random": [70]}.items():
         for seed, value in enumerate(values):
             scores = {"svm": value, "labels_1": value / 2}
+            epochs = [{"loss_2d": 0.5, "loss_3d": 0.1}] * 2 if arm != "random" else []
             run = {"arm": arm, "seed": seed, "scores": scores, "seconds": 10 * seed}
+            run["epochs"] = epochs
             guidance.write(guidance.result_file(tmp_path, arm, seed), run)
     summary = guidance.summarize(tmp_path)
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     found = summary["i2p-mae"]
     assert (found["mean"], found["std"], found["n"], found["seconds"]) == (86, 3, 3, 10)
+    assert (tmp_path / "curves.png").stat().st_size > 1000
     tables = (tmp_path / "tables.md").read_text()
     assert "| 86.0 ± 3.0 | 43.0 ± 1.5 |" in tables
     assert "| `i2p-mae` | +3.5 [-2.9, +9.9] |" in tables  # of the two seeds that both have
@@ -98,6 +101,7 @@ def tiny(guidance, tmp_path, monkeypatch):
         results=tmp_path / "results",
         budget=600,
         jobs=1,
+        rescore=False,
         arms=["2d-features", "i2p-mae"],
     )
 
@@ -120,7 +124,7 @@ def test_a_comparison_from_end_to_end(guidance, tiny):
     summary = guidance.summarize(tiny.results)
     assert {*summary} == {"2d-features", "random", "i2p-mae"}
     run = json.loads(guidance.result_file(tiny.results, "i2p-mae", 0).read_text())
-    assert {"svm", "with_2d", "labels_1"} <= run["scores"].keys()
+    assert {"svm", "svm_2_draws", "with_2d", "labels_1"} <= run["scores"].keys()
     assert [row["epoch"] for row in run["epochs"]] == [1]
     assert run["seconds"] > 0
     assert guidance.work_through(tiny) == 0  # nothing is left, nothing is done again

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from i2pmae.errors import DataError
-from i2pmae.evaluation.features import extract_features
+from i2pmae.evaluation.features import extract_features, parts_of_points
 
 
 def clouds(n, n_points=6):
@@ -60,3 +60,12 @@ def test_another_number_of_points_is_named_even_in_a_later_batch():
 def test_no_shapes_is_an_error():
     with pytest.raises(DataError, match="no shapes"):
         extract_features(lambda x: x.amax(dim=1), [])
+
+
+def test_parts_of_points_begin_with_the_first_and_use_all_before_any_twice():
+    parts = list(parts_of_points(10, 4, 5))
+    np.testing.assert_array_equal(parts[0], np.arange(4))
+    np.testing.assert_array_equal(parts[1], np.arange(4, 8))
+    assert all(len(set(part)) == 4 for part in parts)
+    assert not set(parts[2]) & set(parts[3])  # of one random order
+    np.testing.assert_array_equal(parts[4], list(parts_of_points(10, 4, 5))[4])

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
 from i2pmae.config import SvmConfig
 from i2pmae.errors import DataError
+from i2pmae.evaluation.svm import linear_svm
 from i2pmae.stages import svm
 
 from .conftest import TINY_ENCODER
@@ -24,6 +26,24 @@ def test_pooling_is_a_choice(trained):
     assert found[0]["accuracy"] != found[1]["accuracy"]
 
 
+def test_features_of_several_parts_are_averaged(trained, monkeypatch):
+    seen = []
+
+    def features(_encode, clouds, **_options):
+        seen.append(clouds)
+        return clouds[:, 0]  # the part's first point stands for its feature
+
+    fitted = []
+    monkeypatch.setattr(svm, "extract_features", features)
+    monkeypatch.setattr(svm, "linear_svm", lambda *x, **_: fitted.append(x) or linear_svm(*x, C=1))
+    config = SvmConfig(checkpoint=trained, data="procedural", points=128, limit=60, C=1, draws=3)
+    assert svm.run(config)["config"]["draws"] == 3
+    parts = np.stack(seen[:3])
+    np.testing.assert_allclose(fitted[0][0], parts[:, :, 0].mean(axis=0), rtol=1e-6)
+    assert parts.shape[1:] == (60, 128, 3)
+    assert len({part.tobytes() for part in parts}) == 3
+
+
 def test_the_accuracy_is_the_mean_over_test_shapes(trained):
     found = svm.run(SvmConfig(checkpoint=trained, data="procedural", points=128))
     # The procedural classes are balanced, so the mean over classes is the same.
@@ -38,8 +58,6 @@ def test_no_checkpoint_means_random_weights():
 
 
 def test_a_set_without_classes_is_refused(tmp_path):
-    import numpy as np
-
     for index in range(3):
         np.save(tmp_path / f"{index}.npy", np.random.default_rng(index).random((300, 3)))
     with pytest.raises(DataError, match="split"):
