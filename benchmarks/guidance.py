@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -151,7 +150,7 @@ def work_through(options: argparse.Namespace) -> int:
             failed += [run for run in ended if running.pop(run).returncode]
     finally:
         for process in running.values():
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         for process in running.values():
             process.wait(PATIENCE)
     for arm, seed in failed:
@@ -211,7 +210,7 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
     try:
         said, _ = process.communicate(timeout=max(end - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(PATIENCE)
         return False
     if process.returncode:

@@ -10,7 +10,7 @@ from i2pmae.errors import ConfigError
 from i2pmae.progress import note
 from i2pmae.stages import classify, few_shot, segment
 from i2pmae.stages.results import aggregate, keep, show
-from i2pmae.stages.run_folder import RunFolder
+from i2pmae.stages.run_folder import RunFolder, alone
 
 _TASKS = {
     "classification": classify.run,
@@ -32,7 +32,7 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError: if `out` holds a run and `resume` is off, or one with other settings.
     """
-    with out_of_memory_explained("lower --batch-size or --points"):
+    with out_of_memory_explained("lower --batch-size or --points"), alone(config.out):
         result = _run(config, resume) if config.seeds is None else _run_seeds(config, resume)
     show(result)
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from i2pmae.model.official import official_name
 from i2pmae.model.pretraining import PretrainingModel, PretrainingOutput
 from i2pmae.progress import Progress, note
 from i2pmae.stages import svm
-from i2pmae.stages.run_folder import BAD_BATCH, RunFolder
+from i2pmae.stages.run_folder import BAD_BATCH, RunFolder, alone
 from i2pmae.store import StoreReader, resolve_store
 from i2pmae.store.reader import epoch_order
 from i2pmae.training import checkpoint, distributed
@@ -51,7 +52,11 @@ def run(config: PretrainConfig, *, resume: bool = False) -> dict[str, Any]:
         ConfigError: if settings do not fit the store or the folder.
         TrainingError: if a loss is not finite; the last good checkpoint stays.
     """
-    with out_of_memory_explained(_ADVICE), distributed.team(pick_device(config.device)) as team:
+    with ExitStack() as stack:
+        stack.enter_context(out_of_memory_explained(_ADVICE))
+        team = stack.enter_context(distributed.team(pick_device(config.device)))
+        if team.is_first:
+            stack.enter_context(alone(config.out))
         return _run(config, team, resume)
 
 

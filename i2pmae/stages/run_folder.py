@@ -5,20 +5,48 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from i2pmae.config import Config, to_plain
-from i2pmae.errors import ConfigError, TrainingError
+from i2pmae.errors import ConfigError, StoreError, TrainingError
 from i2pmae.interrupts import remember_saved
 from i2pmae.progress import event, warn
+from i2pmae.store.lock import FolderLock
 from i2pmae.tracking import Tracker, open_trackers, require_trackers
 
 LAST = "last.pt"
 CONFIG = "config.json"
 BAD_BATCH = "not-finite.json"
 MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes", "track"}
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Let no other process work on the run in a folder while the block runs.
+
+    Two that save checkpoints under one name would spoil both. The lock lies beside the folder and
+    is taken over from a process that has ended.
+
+    Raises:
+        ConfigError: if another process works there, or the lock cannot be written.
+    """
+    lock = FolderLock(out)
+    try:
+        lock.acquire()
+    except StoreError as error:
+        raise ConfigError(f"--out {error}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out}: {lock.name} cannot be written ({error.strerror}); make room or allow "
+            "writing there, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a disk that became read-only keeps it; the next run takes it over
+            lock.release()
 
 
 class RunFolder:

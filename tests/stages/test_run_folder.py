@@ -1,10 +1,15 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
 from i2pmae.config import PretrainConfig
 from i2pmae.errors import ConfigError
-from i2pmae.stages.run_folder import RunFolder
+from i2pmae.stages import pretrain
+from i2pmae.stages.run_folder import RunFolder, alone
+
+from .conftest import pretrain_config
 
 
 def config(out, **changes) -> PretrainConfig:
@@ -65,3 +70,28 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         RunFolder(tmp_path / "run").start(config(tmp_path), resume=False)
+
+
+def test_only_one_process_works_on_a_run(tmp_path):
+    out = tmp_path / "runs" / "first"
+    code = (
+        "import sys, pathlib; from i2pmae.stages.run_folder import alone\n"
+        "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(out)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"written by process {holder.pid}"), alone(out):
+            pass
+        holder.kill()
+    with alone(out):  # the lock of a process that has ended is taken over
+        assert (out.parent / "first.lock").exists()
+    assert not (out.parent / "first.lock").exists()
+
+
+def test_a_run_where_another_one_works_is_refused(store, tmp_path):
+    values = pretrain_config(store, tmp_path / "run", epochs=1)
+    with alone(values.out), pytest.raises(ConfigError, match="is being written by process"):
+        pretrain.run(values)
+    pretrain.run(values)
