@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
-_MOST_SHAPES = 2**31
+_MOST_SHAPES = 2**31  # a larger number is damage; fewer are believed with proof, see the reader
 _LARGEST_SHARD = 2**20  # shapes; a larger number is damage
 _MOST_VALUES = 2**28  # of one array per shape; a larger number is damage
 

@@ -1,6 +1,7 @@
 """What can go wrong while stage one writes, done for real: the store ends the same."""
 
 import json
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from i2pmae.cli import main
 from i2pmae.config import StoreConfig
 from i2pmae.errors import StoreError
 from i2pmae.stages import extract_2d
@@ -28,46 +30,56 @@ def reference(tmp_path_factory):
     return path
 
 
+def words(path, *options):
+    command = "i2pmae extract-2d procedural --limit 40 --points 512 --batch-size 3 --precision fp32"
+    command += " --image-model timm:test_vit --pretrained random --image-size 64"
+    return [*command.split(), "--set", "store.shard_size=1", "--cache", str(path), *options]
+
+
 def start(path, *options):
-    command = "-m i2pmae extract-2d procedural --limit 40 --points 512 --batch-size 3 --precision"
-    command += " fp32 --image-model timm:test_vit --pretrained random --image-size 64"
     return subprocess.Popen(
-        [
-            sys.executable,
-            *command.split(),
-            "--set",
-            "store.shard_size=1",
-            "--cache",
-            path,
-            *options,
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", *words(path, *options)], stderr=subprocess.PIPE, text=True
     )
 
 
-def until_it_writes(process, path):
+@pytest.fixture
+def start_soon(monkeypatch):
+    """Start the command in a process that begins with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["i2pmae.cli", "i2pmae.stages.extract_2d", "timm", "typer.main"])
+
+    def start_soon(path):
+        monkeypatch.setattr(sys, "argv", words(path, "--quiet"))  # a new process takes it over
+        process = context.Process(target=main)
+        process.start()
+        return process
+
+    return start_soon
+
+
+def until_it_writes(pid, has_ended, path):
     """Wait until a process holds the lock, or has come to its end."""
     lock = path.with_name(f"{path.name}.lock")
-    while process.poll() is None:
+    while not has_ended():
         try:
-            if json.loads(lock.read_text())["pid"] == process.pid:
+            if json.loads(lock.read_text())["pid"] == pid:
                 return
         except (FileNotFoundError, ValueError):
             pass
         time.sleep(0.002)
 
 
-def kill_and_continue(reference, path, n_kills):
+def kill_and_continue(start_soon, reference, path, n_kills):
     rng, n_killed = random.Random(0), 0
     while n_killed < n_kills:
-        process = start(path)
-        until_it_writes(process, path)
+        process = start_soon(path)
+        until_it_writes(process.pid, lambda started=process: started.exitcode is not None, path)
         time.sleep(rng.uniform(0, 0.5))
         process.kill()
-        process.communicate()
-        n_killed += process.returncode == -signal.SIGKILL
-        if process.returncode == 0:  # it was too late
+        process.join()
+        n_killed += process.exitcode == -signal.SIGKILL
+        if process.exitcode != -signal.SIGKILL:  # it was too late
+            assert process.exitcode == 0
             assert digests(path) == digests(reference)
             for file in path.glob("status/c/*"):
                 file.unlink()
@@ -78,14 +90,14 @@ def kill_and_continue(reference, path, n_kills):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_run_killed_at_any_instant_ends_the_same(reference, tmp_path):
-    kill_and_continue(reference, tmp_path / "tiny.zarr", 5)
+def test_a_run_killed_at_any_instant_ends_the_same(start_soon, reference, tmp_path):
+    kill_and_continue(start_soon, reference, tmp_path / "tiny.zarr", 5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_run_killed_many_times_ends_the_same(reference, tmp_path):
-    kill_and_continue(reference, tmp_path / "tiny.zarr", 200)
+def test_a_run_killed_many_times_ends_the_same(start_soon, reference, tmp_path):
+    kill_and_continue(start_soon, reference, tmp_path / "tiny.zarr", 200)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +116,7 @@ def test_a_run_killed_many_times_ends_the_same(reference, tmp_path):
 def test_a_signal_stops_in_order(reference, tmp_path, number, code, options):
     path = tmp_path / "tiny.zarr"
     process = start(path, *options)
-    until_it_writes(process, path)
+    until_it_writes(process.pid, lambda: process.poll() is not None, path)
     while not list(path.glob("status/c/*")):
         time.sleep(0.002)
     process.send_signal(number)
