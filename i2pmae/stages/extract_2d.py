@@ -93,6 +93,7 @@ def _run(
     config: ExtractConfig, source: ShapeSource, hands: Hands, started: float
 ) -> dict[str, Any]:
     path = store_path(config.cache, config.data)
+    shown = Location.of(path).text  # pathlib makes s3:/ of s3://
     bad: dict[int, str] = {}
     n_points = _recorded_points(path)
     if n_points is None:
@@ -120,8 +121,8 @@ def _run(
     with writer:
         n_left = writer.n_pending
         if 0 < n_left < len(source):
-            note(f"continuing {path}: {len(source) - n_left} of {len(source)} shapes are done")
-        remember_saved(partial(_saved, path, writer))
+            note(f"continuing {shown}: {len(source) - n_left} of {len(source)} shapes are done")
+        remember_saved(partial(_saved, writer))
         extracted = time.monotonic()
         skipped = hands.extract(writer, bad)
         seconds = time.monotonic() - extracted
@@ -129,7 +130,7 @@ def _run(
     for name, reason in skipped.items():
         warn(f"skipped {name}: {reason}")
     result = {
-        "store": str(path),
+        "store": shown,
         "shapes": len(source),
         "skipped": len(skipped),
         "points": n_points,
@@ -137,7 +138,7 @@ def _run(
         "shapes_per_s": round(n_left / seconds, 2) if n_left else 0.0,
     }
     done = f"{n_left} shapes in {seconds:.0f} s" if n_left else "nothing left to do"
-    note(f"{path}: {len(source)} shapes, {done}; next: i2pmae pretrain --cache {path}")
+    note(f"{shown}: {len(source)} shapes, {done}; next: i2pmae pretrain --cache {shown}")
     return result
 
 
@@ -153,10 +154,10 @@ def open_data(config: ExtractConfig) -> ShapeSource:
     )
 
 
-def _saved(path: Path, writer: StoreWriter) -> str:
+def _saved(writer: StoreWriter) -> str:
     """What would be kept if the extraction stopped now."""
     n_shapes = writer.spec.n_shapes
-    return f"{path} holds {n_shapes - writer.n_pending} of {n_shapes} shapes"
+    return f"{writer.path} holds {n_shapes - writer.n_pending} of {n_shapes} shapes"
 
 
 def store_path(cache: Path, data: Path) -> Path:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
+import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from i2pmae.errors import StoreError
+from i2pmae.progress import warn
 
 if TYPE_CHECKING:
     import zarr
@@ -24,6 +29,8 @@ METADATA = "zarr.json"
 
 _COLLAPSED = re.compile(r"^([a-z][a-z0-9]+):/(?!/)")  # what pathlib makes of s3://bucket
 _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}  # scheme: its package, and our extra
+
+_SECONDS_PER_LINE = 10.0  # between two lines about retries
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -90,6 +97,7 @@ class Location:
         package, extra = _EXTRAS[scheme]
         if find_spec(package) is None:
             raise StoreError(f"{self.text} needs {package}: pip install 'i2pmae[{extra}]'")
+        _report_retries()
         return fsspec.filesystem(scheme, **_options(scheme))
 
     def read(self, key: str) -> bytes | None:
@@ -163,6 +171,35 @@ class Location:
         if not isinstance(document, Mapping):
             raise StoreError(f"{self.text}: {key} is damaged, it holds no JSON object.")
         return dict(document)
+
+
+class _Retries(logging.Handler):
+    """Says, not too often, that an object store is asked again; botocore only logs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._n, self._said = 0, -math.inf
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a request that is tried again."""
+        if not str(record.msg).startswith("Retry needed, retrying"):
+            return
+        self._n += 1
+        if time.monotonic() - self._said >= _SECONDS_PER_LINE:
+            self._said = time.monotonic()
+            warn(
+                "the object store throttles or cuts off requests; they are tried again "
+                f"({self._n} so far)"
+            )
+
+
+@cache
+def _report_retries() -> None:
+    """Have requests that are tried again reported, from now on."""
+    logger = logging.getLogger("botocore.retries.standard")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False  # a program that logs itself did not ask for this level
+    logger.addHandler(_Retries())
 
 
 def _options(scheme: str) -> dict[str, Any]:

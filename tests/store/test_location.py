@@ -1,8 +1,10 @@
+import logging
 from pathlib import Path
 
 import pytest
 
 from i2pmae.errors import StoreError
+from i2pmae.store import location
 from i2pmae.store.location import Location, plain_errors, resolve_store
 
 
@@ -65,6 +67,20 @@ def test_files_of_a_place(tmp_path):
     location.delete("a/0")
     location.delete("a/0")
     assert not location.has("a/0")
+
+
+def test_requests_that_are_tried_again_are_reported_now_and_then(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(location.time, "monotonic", lambda: clock[0])
+    logger = logging.Logger("any", logging.DEBUG)
+    logger.addHandler(location._Retries())
+    for _ in range(3):
+        logger.debug("Not retrying request.")
+        logger.debug("Retry needed, retrying request after delay of: %s", 1)
+    assert capsys.readouterr().err.count("(1 so far)") == 1
+    clock[0] = 11.0
+    logger.debug("Retry needed, retrying request after delay of: %s", 1)
+    assert "they are tried again (4 so far)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,9 @@ def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_s
 
 
 def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
-    bucket, server, store, spec, write_store, written
+    bucket, server, store, spec, write_store, written, capfd, monkeypatch
 ):
+    monkeypatch.setattr("i2pmae.store.location._SECONDS_PER_LINE", 0.0)
     server.every = {"drop": 41, "throttle": 29, "delay": 5}
     url = f"{bucket}/shapes.zarr"
     write_store(url, spec)
@@ -160,6 +161,7 @@ def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
     assert check_store(url)[1] == []
     for fault in server.every:
         assert server.seen[fault] > 2
+    assert "requests; they are tried again (3 so far)" in capfd.readouterr().err
     server.every = {}
     assert objects(url) == contents(store)
     for name, values in batch.items():
