@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ def run(config: ExtractConfig) -> dict[str, Any]:
     The same settings again continue an interrupted run and end with the same bytes.
 
     Returns:
-        `store`, `shapes`, `skipped`, `points`, `seconds`, `shapes_per_s` (of this run).
+        `store`, `shapes`, `skipped`, `points`, `seconds`; of this run `shapes_per_s` and
+        `wait_share`, the part of the time in which data was waited for, see `Written`.
 
     Raises:
         WeightsError: if the image model's weights cannot be had; before anything is rendered.
@@ -82,11 +83,28 @@ class Hands(Protocol):
     def survey(self) -> Survey:
         """Load every shape once, and keep nothing but what is wrong with them."""
 
-    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> dict[str, str]:
-        """Write all pending shards, given shapes known to be unusable, by index.
+    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> Written:
+        """Write all pending shards, given shapes known to be unusable, by index, with reasons."""
 
-        Returns the shapes that were skipped, by id; both with the reasons.
-        """
+
+class Written(NamedTuple):
+    """What became of some shards, and where the time of the threads that encode went."""
+
+    skipped: dict[str, str]  # shapes that were left out, by id, with the reasons
+    loading: float = 0.0  # seconds, all threads together, in which shapes were read
+    encoding: float = 0.0  # seconds, likewise, in which they were rendered and encoded
+
+    def __or__(self, other: Written) -> Written:
+        return Written(
+            self.skipped | other.skipped,
+            self.loading + other.loading,
+            self.encoding + other.encoding,
+        )
+
+    @property
+    def wait_share(self) -> float:
+        """Part of the time in which data was waited for, in [0, 1]."""
+        return self.loading / max(self.loading + self.encoding, 1e-9)
 
 
 def _run(
@@ -124,18 +142,19 @@ def _run(
             note(f"continuing {shown}: {len(source) - n_left} of {len(source)} shapes are done")
         remember_saved(partial(_saved, writer))
         extracted = time.monotonic()
-        skipped = hands.extract(writer, bad)
+        written = hands.extract(writer, bad)
         seconds = time.monotonic() - extracted
         writer.finish()
-    for name, reason in skipped.items():
+    for name, reason in written.skipped.items():
         warn(f"skipped {name}: {reason}")
     result = {
         "store": shown,
         "shapes": len(source),
-        "skipped": len(skipped),
+        "skipped": len(written.skipped),
         "points": n_points,
         "seconds": round(time.monotonic() - started, 2),
         "shapes_per_s": round(n_left / seconds, 2) if n_left else 0.0,
+        "wait_share": round(written.wait_share, 4),
     }
     done = f"{n_left} shapes in {seconds:.0f} s" if n_left else "nothing left to do"
     note(f"{shown}: {len(source)} shapes, {done}; next: i2pmae pretrain --cache {shown}")
@@ -272,11 +291,11 @@ class _Alone:
         with Progress("check", total=len(self._source)) as progress:
             return survey(self._source, progress=progress.advance)
 
-    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> dict[str, str]:
+    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> Written:
         shards = list(writer.pending)
         with Progress("extract-2d", total=writer.n_pending) as progress:
             return write_shards(
-                self._config, self._source, self._encoder, writer, shards, bad, progress.advance
+                self._config, self._source, self._encoder, writer, shards, bad, progress
             )
 
 
@@ -302,8 +321,8 @@ def write_shards(
     writer: StoreWriter,
     shards: list[int],
     bad: dict[int, str],
-    advance: Callable[[int], object] | None = None,
-) -> dict[str, str]:
+    progress: Progress | None = None,
+) -> Written:
     """Write shards; batches of one are encoded while the one before is written.
 
     Args:
@@ -313,20 +332,17 @@ def write_shards(
         writer: of the store.
         shards: which ones.
         bad: shapes known to be unusable, by index, with the reasons.
-        advance: called with a number of shapes once these are encoded.
-
-    Returns:
-        The shapes that were skipped, by id, with the reasons.
+        progress: counts shapes once they are encoded, and shows what is waited for.
 
     Raises:
         DataError: if a shape cannot be used and `on_error` is `stop`.
         StoreError: if the store cannot be written.
     """
     spec = writer.spec
-    skipped: dict[str, str] = {}
+    written = Written({})
     write: Future[None] | None = None
 
-    def fill(batch: _Batch, image_model: ImageModel) -> dict[int, str]:
+    def fill(batch: _Batch, image_model: ImageModel) -> Written:
         return _fill(batch, config, source, spec, encoder.axes, image_model, bad)
 
     batches = _batches(config, source, spec, shards)
@@ -334,17 +350,18 @@ def write_shards(
         ThreadPoolExecutor(max_workers=1) as pool,
         closing(_several_at_once(fill, batches, encoder.image_model)) as filled,
     ):
-        for batch, unusable in filled:
-            skipped |= {source.ids[index]: reason for index, reason in unusable.items()}
+        for batch, filling in filled:
+            written |= filling
             if batch.is_last:
                 if write is not None:
                     write.result()
                 write = pool.submit(writer.write_shard, batch.shard, batch.values)
-            if advance is not None:
-                advance(len(batch.indices))
+            if progress is not None:
+                progress.advance(len(batch.indices))
+                progress.describe(f"waiting {written.wait_share:.1%}")
         if write is not None:
             write.result()
-    return skipped
+    return written
 
 
 def try_shapes(
@@ -380,8 +397,8 @@ def encode_shape(
     batch = _Batch(
         index // spec.shard_size, rows, _empty_shard(spec, source, rows), range(index, index + 1)
     )
-    unusable = _fill(batch, config, source, spec, encoder.axes, encoder.image_model, {})
-    for reason in unusable.values():
+    filling = _fill(batch, config, source, spec, encoder.axes, encoder.image_model, {})
+    for reason in filling.skipped.values():
         raise DataError(reason)
     return {
         name: values
@@ -465,11 +482,14 @@ def _fill(
     axes: Tensor,
     image_model: ImageModel,
     bad: dict[int, str],
-) -> dict[int, str]:
-    """Load and encode a batch into its places in the shard; returns shapes that are unusable."""
+) -> Written:
+    """Load and encode a batch into its places in the shard."""
+    started = time.monotonic()
     loaded = _load(batch.indices, config, source, spec, bad)
+    loading = time.monotonic() - started
+    skipped = {source.ids[index]: reason for index, reason in loaded.unusable.items()}
     if not loaded.indices:
-        return loaded.unusable
+        return Written(skipped, loading)
     encoded = encode_batch(
         torch.from_numpy(loaded.points).to(axes.device),
         axes,
@@ -488,7 +508,7 @@ def _fill(
     for name, array in rows.items():
         batch.values[name][places] = array
     batch.values["status"][places] = DONE
-    return loaded.unusable
+    return Written(skipped, loading, time.monotonic() - started - loading)
 
 
 def _empty_shard(spec: StoreSpec, source: ShapeSource, rows: slice) -> Arrays:

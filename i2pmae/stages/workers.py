@@ -33,7 +33,7 @@ from i2pmae.device import is_out_of_memory, pick_device
 from i2pmae.errors import ConfigError, DataError, I2PMAEError, WorkersError
 from i2pmae.progress import Progress, note, warn
 from i2pmae.stages import extract_2d
-from i2pmae.stages.extract_2d import Encoder, ImageModelFacts
+from i2pmae.stages.extract_2d import Encoder, ImageModelFacts, Written
 from i2pmae.store.location import Location
 from i2pmae.store.schema import StoreSpec
 from i2pmae.store.writer import StoreWriter, join_writer
@@ -133,8 +133,8 @@ class Crew:
                 progress.advance(len(piece))
         return Survey(dict(sorted(bad.items())), min(fewest, default=None))
 
-    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> dict[str, str]:
-        """Have all pending shards written; returns the shapes skipped, by id, with the reasons.
+    def extract(self, writer: StoreWriter, bad: dict[int, str]) -> Written:
+        """Have all pending shards written.
 
         Raises:
             DataError: if a shape cannot be used or ends its workers, and `on_error` is `stop`.
@@ -146,7 +146,7 @@ class Crew:
         spec, pending = writer.spec, list(writer.pending)
         store = _absolute_store(writer.path)
         write = partial(_write, self._config, self._fingerprint, self.model, store)
-        skipped: dict[str, str] = {}
+        written = Written({})
         lost: Counter[int] = Counter()
         with Progress("extract-2d", total=writer.n_pending) as progress:
             while pending:
@@ -157,13 +157,21 @@ class Crew:
                     if found is None:
                         pending.append(k)
                     else:
-                        skipped |= found
+                        written |= found
                         progress.advance(len(_shapes(spec, k)))
+                        progress.describe(self._status(written))
                 lost.update(pending)
                 for k in pending:
                     bad = bad | self._find_poison(k, spec, bad, is_last_try=lost[k] == _ROUNDS)
         writer.refresh()
-        return skipped
+        return written
+
+    def _status(self, written: Written) -> str:
+        """How many work, what they wait for and how much memory they hold, in a few words."""
+        workers = self._client.scheduler_info(n_workers=-1).get("workers", {}).values()
+        held = sum(worker.get("metrics", {}).get("memory", 0) for worker in workers)
+        memory = f", their memory {held / 1e9:.1f} GB" if held else ""
+        return f"{len(workers)} workers, waiting {written.wait_share:.1%}{memory}"
 
     def _find_poison(
         self, k: int, spec: StoreSpec, bad: dict[int, str], *, is_last_try: bool
@@ -334,7 +342,7 @@ def _write(
     facts: ImageModelFacts,
     store: str,
     task: tuple[int, dict[int, str]],
-) -> dict[str, str]:
+) -> Written:
     """Write one shard, given shapes known to be unusable; see `write_shards`."""
     k, bad = task
     with _one_at_a_time:

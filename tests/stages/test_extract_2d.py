@@ -1,5 +1,8 @@
 import hashlib
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +92,29 @@ def test_an_interrupted_run_ends_with_the_same_bytes(store, tmp_path, monkeypatc
     result = extract_2d.run(extract_config(path))
     assert result["shapes"] == 20
     assert digests(path) == digests(store)
+
+
+def test_the_share_of_time_in_which_shapes_are_read_is_told(tmp_path, monkeypatch, capsys):
+    clocks = threading.local()  # those of the threads that encode move only here
+
+    def now():
+        if threading.current_thread() is threading.main_thread():
+            return time.monotonic()
+        return getattr(clocks, "seconds", 0.0)
+
+    def taking(seconds, function):
+        def slow(*arguments):
+            clocks.seconds = now() + seconds
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(extract_2d, "time", SimpleNamespace(monotonic=now))
+    monkeypatch.setattr(extract_2d, "_load", taking(3, extract_2d._load))
+    monkeypatch.setattr(extract_2d, "encode_batch", taking(1, extract_2d.encode_batch))
+    result = extract_2d.run(extract_config(tmp_path / "x.zarr", limit=6))
+    assert result["wait_share"] == 0.75
+    assert "waiting 75.0%" in capsys.readouterr().err
 
 
 def test_a_finished_store_is_left_alone(store):

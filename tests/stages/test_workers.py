@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -137,6 +138,7 @@ def test_workers_write_the_same_bytes_and_one_may_be_killed(alone, tmp_path, poi
     said = capfd.readouterr().err
     assert "dask dashboard: http://127.0.0.1:" in said
     assert "was lost; its work is done again" in said
+    assert re.search(r"extract-2d 6/6: .* workers, waiting [\d.]+%", said)
 
 
 def test_the_workers_of_a_running_scheduler_continue_a_store(
