@@ -26,6 +26,7 @@ COMMANDS = [
     "inspect",
     "verify",
     "convert",
+    "export",
     "demo",
     "doctor",
     "recipes",
