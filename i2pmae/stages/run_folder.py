@@ -32,7 +32,7 @@ def alone(out: Path) -> Iterator[None]:
     Raises:
         ConfigError: if another process works there, or the lock cannot be written.
     """
-    lock = FolderLock(out)
+    lock, is_new = FolderLock(out), not out.absolute().parent.exists()
     try:
         lock.acquire()
     except StoreError as error:
@@ -47,6 +47,9 @@ def alone(out: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # a disk that became read-only keeps it; the next run takes it over
             lock.release()
+        if is_new:  # nothing is left of a run that stops before it begins
+            with suppress(OSError):
+                out.absolute().parent.rmdir()
 
 
 class RunFolder:
