@@ -9,10 +9,9 @@
 #       --entrypoint torchrun i2pmae --nproc-per-node 8 -m i2pmae pretrain --cache cache/ --out runs/first
 FROM python:3.11-slim
 
-# Triton builds its launcher with a C compiler at run time. fpsample comes as source alone, which pip
-# builds with a C++ compiler.
+# Triton builds its launcher with a C compiler at run time.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc g++ libc6-dev \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid 1000 i2pmae \
