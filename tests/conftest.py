@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ def _existing(path: Path) -> Path:
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is kept in the user's cache folder."""
     os.environ["I2PMAE_CACHE_DIR"] = str(tmp_path_factory.mktemp("user-cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A script's background jobs ignore it, and so would the programs that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
