@@ -77,6 +77,11 @@ ARMS: dict[str, Arm] = {
     "targets-only": Arm("random masking, 2D targets", (RANDOM_MASKS,), MAIN),
     "masking-only": Arm("2D-guided masking, 3D target only", ("targets.kind=3d",), MAIN),
     "random": Arm("random weights, not trained", (), MAIN, features="random"),
+    "3d-only-equal-time": Arm(  # epochs that fit into I2P-MAE's time and that of the features
+        "3D only, as long as I2P-MAE with its features",
+        (*ONLY_3D, "epochs=17", "optim.cosine_epochs=17"),
+    ),
+    "16-epochs": Arm("2D-guided masking and 2D targets", ("epochs=16", "optim.cosine_epochs=16")),
     "random-vit": Arm("2D network with random weights", (), MAIN, "vit-random"),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
     "3d-only-paper-init": Arm(
@@ -452,7 +457,10 @@ def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
             pairs = paired(done, arm, other)
             if arm == other or len(pairs) < 2:
                 continue
-            cells = [difference([(a[name], b[name]) for a, b in pairs]) for name in names]
+            both = [
+                [(a[name], b[name]) for a, b in pairs if name in a and name in b] for name in names
+            ]
+            cells = [difference(values) if len(values) > 1 else "" for values in both]
             lines.append(f"| `{arm}` | {' | '.join(cells)} |")
         yield "\n".join(lines)
 

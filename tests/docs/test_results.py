@@ -1,0 +1,37 @@
+"""Every figure of the results page follows from the runs beside it."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+MAIN_ARMS = {"random", "3d-only", "masking-only", "targets-only", "i2p-mae"}
+
+
+def test_summary_and_tables_follow_from_the_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    guidance = importlib.import_module("guidance")
+    shutil.copytree(RESULTS / "runs", tmp_path / "runs")
+    summary = guidance.summarize(tmp_path)
+    assert summary == json.loads((RESULTS / "summary.json").read_text())
+    assert summary.keys() >= MAIN_ARMS
+    tables = (tmp_path / "tables.md").read_text()
+    assert tables == (RESULTS / "tables.md").read_text()
+    assert tables.strip() in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_runs_differ_from_the_recipe_by_what_their_arm_says():
+    runs = [json.loads(path.read_text()) for path in RESULTS.glob("runs/*/*.json")]
+    by_arm = {}
+    for run in runs:
+        settings = {key: value for key, value in run["settings"].items() if key != "seed"}
+        by_arm.setdefault(run["arm"], []).append(settings)
+        assert run["settings"]["seed"] == run["seed"]
+    for settings in by_arm.values():
+        assert all(other == settings[0] for other in settings)
+    base = by_arm["i2p-mae"][0]
+    for arm, part in {"3d-only": {"targets", "masking"}, "targets-only": {"masking"}}.items():
+        found = by_arm[arm][0]
+        assert {key for key in base if base[key] != found[key]} == part
