@@ -69,20 +69,20 @@ STORES: dict[str, tuple[str, ...]] = {
 
 RANDOM_MASKS = "masking.strategy=random"
 ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
-MAIN = 5  # seeds of the main comparison
+MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
 ARMS: dict[str, Arm] = {
     "2d-features": Arm("2D features, mean over patches, no 3D network", seeds=1, features="2d"),
-    "i2p-mae": Arm("2D-guided masking and 2D targets", (), MAIN),
-    "3d-only": Arm("random masking, 3D target only (Point-M2AE)", ONLY_3D, MAIN),
-    "targets-only": Arm("random masking, 2D targets", (RANDOM_MASKS,), MAIN),
-    "masking-only": Arm("2D-guided masking, 3D target only", ("targets.kind=3d",), MAIN),
-    "random": Arm("random weights, not trained", (), MAIN, features="random"),
+    "i2p-mae": Arm("2D-guided masking and 2D targets", (), 5),
+    "3d-only": Arm("random masking, 3D target only (Point-M2AE)", ONLY_3D, 5),
+    "targets-only": Arm("random masking, 2D targets", (RANDOM_MASKS,), 5),
+    "masking-only": Arm("2D-guided masking, 3D target only", ("targets.kind=3d",), 5),
+    "random": Arm("random weights, not trained", (), 5, features="random"),
     "3d-only-equal-time": Arm(  # epochs that fit into I2P-MAE's time and that of the features
         "3D only, as long as I2P-MAE with its features",
         (*ONLY_3D, "epochs=17", "optim.cosine_epochs=17"),
     ),
     "16-epochs": Arm("2D-guided masking and 2D targets", ("epochs=16", "optim.cosine_epochs=16")),
-    "random-vit": Arm("2D network with random weights", (), MAIN, "vit-random"),
+    "random-vit": Arm("2D network with random weights", (), 5, "vit-random"),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
     "3d-only-paper-init": Arm(
         "3D only, initial weights as in the paper", (*ONLY_3D, "encoder.init=paper")
@@ -164,9 +164,9 @@ def work_through(options: argparse.Namespace) -> int:
 
 
 def runs(arms: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Arm and seed, the first arms' seeds in turn: after each there is something to compare."""
-    main = [arm for arm in arms if ARMS[arm].seeds == MAIN and ARMS[arm].store == "vit"]
-    for group in (main, *([arm] for arm in arms if arm not in main)):
+    """Arm and seed, the main arms' seeds in turn: after each there is something to compare."""
+    first = [arm for arm in arms if arm in MAIN]
+    for group in (first, *([arm] for arm in arms if arm not in MAIN)):
         for seed in range(max((ARMS[arm].seeds for arm in group), default=0)):
             yield from ((arm, seed) for arm in group if seed < ARMS[arm].seeds)
 
@@ -280,9 +280,10 @@ def scores(encoder: Any, data: Path, stores: Path, furniture: Path | None) -> di
     confusable = [k for k, name in enumerate(train.class_names) if name in CONFUSABLE]
     if encoder is None:
         return probe(images[0], labels[0], images[1], labels[1], confusable)
-    features, others = ([encode(encoder, source, k) for source in (train, test)] for k in (0, 1))
+    drawn = [encode(encoder, source, draws=2) for source in (train, test)]
+    features = [parts[0] for parts in drawn]
     found = probe(features[0], labels[0], features[1], labels[1], confusable)
-    mean = [(one + other) / 2 for one, other in zip(features, others, strict=True)]
+    mean = [np.mean(parts, axis=0) for parts in drawn]
     found["svm_2_draws"] = svm(mean[0], labels[0], mean[1], labels[1])[0]
     both = [
         np.hstack(parts) for parts in zip(unit_scale(features), unit_scale(images), strict=True)
@@ -291,7 +292,7 @@ def scores(encoder: Any, data: Path, stores: Path, furniture: Path | None) -> di
     if furniture is not None:
         sources = [open_source(furniture, split=split) for split in ("train", "test")]
         (train_x, train_y), (test_x, test_y) = (
-            (encode(encoder, source), np.asarray(source.labels)) for source in sources
+            (encode(encoder, source)[0], np.asarray(source.labels)) for source in sources
         )
         found["furniture"] = svm(train_x, train_y, test_x, test_y)[0]
     return {name: round(value, 3) for name, value in found.items()}
@@ -378,22 +379,24 @@ def few_labels(
     return float(np.mean(reached))
 
 
-def encode(encoder: Any, source: Any, part: int = 0) -> Array:
-    """Frozen features of the first 1024 points of each shape, or of the next 1024.
+def encode(encoder: Any, source: Any, draws: int = 1) -> list[Array]:
+    """Frozen features of a source's shapes, from as many parts of their points.
 
     Shapes come in the unit sphere, as pre-training saw them.
     """
     import torch
 
-    from i2pmae.evaluation.features import extract_features
+    from i2pmae.evaluation.features import extract_features, parts_of_points
     from i2pmae.geometry.transforms import normalize_to_unit_sphere
+    from i2pmae.stages.svm import load_points
 
-    chosen = slice(part * POINTS, (part + 1) * POINTS)
-    clouds = (source.load(index).points[chosen] for index in range(len(source)))
-    return extract_features(
-        encoder,
-        (normalize_to_unit_sphere(torch.from_numpy(cloud)[None])[0].numpy() for cloud in clouds),
-    )
+    points = load_points(source, POINTS, spare=True)[0]
+    return [
+        extract_features(
+            encoder, normalize_to_unit_sphere(torch.from_numpy(points[:, part])).numpy()
+        )
+        for part in parts_of_points(points.shape[1], POINTS, draws)
+    ]
 
 
 def summarize(results: Path) -> dict[str, dict[str, Any]]:
@@ -424,7 +427,7 @@ def draw_curves(done: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     from i2pmae.pictures.style import PALETTE, save
 
     figure = Figure(figsize=(7, 2.8), layout="constrained")
-    shown = [arm for arm in done if ARMS[arm].seeds == MAIN and done[arm][0]["epochs"]]
+    shown = [arm for arm in done if arm in MAIN and done[arm][0]["epochs"]]
     names = {"loss_3d": "3D loss (Chamfer L2)", "loss_2d": "2D loss (MSE)"}
     for axes, (key, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
         for arm, color in zip(shown, PALETTE, strict=False):

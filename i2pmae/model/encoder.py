@@ -29,8 +29,8 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, normalized: bool = False):
         super().__init__()
         self.radii = config.radii
-        widths, width = config.widths, config.embedding_width
-        inner = (width, 2 * width, 4 * width)
+        widths, narrow = config.widths, config.embedding_width
+        inner = (narrow, 2 * narrow, 4 * narrow)
         self.embeddings = nn.ModuleList([PointEmbedding(3, inner, widths[0])])
         for finer, width in pairwise(widths):
             self.embeddings.append(TokenMerging(finer, (finer, finer, width), width))

@@ -37,7 +37,8 @@ class FrozenEncoder(nn.Module):
         grouping = group(points.float(), self.config.n_centers, self.config.group_sizes)
         *finer, coarsest = self.encoder(grouping)
         levels = [*finer, self.norm(coarsest)]
-        return pool(levels, [tokens.new_ones(tokens.shape[:2]) for tokens in levels], self.pooling)
+        seen = [tokens.new_ones(tokens.shape[:2], dtype=torch.bool) for tokens in levels]
+        return pool(levels, seen, self.pooling)
 
 
 def frozen_feature(
@@ -73,7 +74,7 @@ def pool(levels: Sequence[Tensor], filled: Sequence[Tensor], pooling: Pooling) -
 
     Args:
         levels: (B, L, C) per level, fine to coarse.
-        filled: (B, L) per level, False or 0 = padding.
+        filled: (B, L) bool per level, False = padding.
         pooling: `max`: maximum over the coarsest tokens, the paper's. `max-mean`: their maximum
             and their mean. `levels`: maximum and mean of every level.
 
@@ -86,7 +87,7 @@ def pool(levels: Sequence[Tensor], filled: Sequence[Tensor], pooling: Pooling) -
     first = 0 if pooling == "levels" else len(levels) - 1
     pooled = []
     for tokens, is_token in zip(levels[first:], filled[first:], strict=True):
-        kept = is_token.bool()[..., None]
+        kept = is_token[..., None]
         pooled.append(tokens.masked_fill(~kept, -torch.inf).amax(dim=1))
         pooled.append(tokens.masked_fill(~kept, 0).sum(dim=1) / kept.sum(dim=1))
     return torch.cat(pooled, dim=1)

@@ -29,11 +29,11 @@ from i2pmae.loading import encoder_config_of, head_config_of
 from i2pmae.model.official import Kind
 from i2pmae.stages.results import markdown_table, summary_table
 from i2pmae.stages.run_folder import CONFIG, MAY_CHANGE, RunFolder
+from i2pmae.stages.supervised import TAKEN
 from i2pmae.training.checkpoint import Checkpoint
 
 NAME = "README.md"
 _MARK = "library_name: i2pmae"
-_SIZES = ("n_centers", "widths", "depths", "embedding_width", "n_heads")
 _WHAT: dict[Kind, str] = {
     "encoder": "An encoder of 3D point clouds",
     "classifier": "A classifier of 3D point clouds",
@@ -260,11 +260,11 @@ def reproduce(saved: Checkpoint) -> str:
     }
     recipe = tuned.recipe if tuned.recipe is not None and _is_there(tuned.recipe) else None
     base = load_config(FinetuneConfig, "finetune", recipe=recipe, options=given)
-    return _command(words, tuned, base, () if tuned.checkpoint is None else _SIZES)
+    return _command(words, tuned, base, () if tuned.checkpoint is None else TAKEN)
 
 
 def _command(words: list[str], config: Config, base: Config, taken: tuple[str, ...] = ()) -> str:
-    """A command line with every setting that differs; sizes of the encoder may be `taken`."""
+    """A command line with every setting that differs; some of the encoder's may be `taken`."""
     usual = dict(_flat(to_plain(base)))
     for key, value in _flat(to_plain(config)):
         if value != usual[key] and key not in {f"encoder.{name}" for name in taken}:

@@ -32,6 +32,8 @@ from i2pmae.training.seeding import step_generator, step_seed
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 BEST = "best.pt"
+# Settings of the encoder that a checkpoint brings, also to a run from scratch beside it.
+TAKEN = ("n_centers", "widths", "depths", "embedding_width", "n_heads", "init")
 
 
 @dataclass
@@ -122,7 +124,8 @@ def begin(
         kind: of the network.
         build: makes it.
         config: settings.
-        pretrained: gives the sizes of the encoder, and its weights unless the run is from scratch.
+        pretrained: gives the encoder's settings `TAKEN`, and its weights unless the run is from
+            scratch.
         extra: plain values to keep in checkpoints.
         counters: tell runs of the same seed apart.
 
@@ -133,12 +136,7 @@ def begin(
     encoder = config.encoder
     if pretrained is not None:
         sizes = encoder_config_of(pretrained)
-        encoder = encoder.model_copy(
-            update={
-                name: getattr(sizes, name)
-                for name in ("n_centers", "widths", "depths", "embedding_width", "n_heads")
-            }
-        )
+        encoder = encoder.model_copy(update={name: getattr(sizes, name) for name in TAKEN})
     torch.manual_seed(step_seed(config.seed, *counters))
     model = build(encoder)
     report = "random weights"

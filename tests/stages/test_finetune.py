@@ -8,11 +8,11 @@ import i2pmae
 from i2pmae.cli import main
 from i2pmae.config import AugmentConfig, FinetuneConfig, OptimConfig
 from i2pmae.errors import CheckpointError, ConfigError, DataError
-from i2pmae.stages import finetune, supervised
+from i2pmae.stages import finetune, pretrain, supervised
 from i2pmae.stages.run_folder import RunFolder
 from i2pmae.training import checkpoint
 
-from .conftest import TINY_ENCODER
+from .conftest import TINY_ENCODER, pretrain_config
 
 ACCURACIES = ("accuracy", "accuracy_last", "accuracy_vote", "accuracy_vote_last")
 
@@ -88,6 +88,19 @@ def test_the_encoder_starts_from_the_checkpoint(trained, tmp_path, monkeypatch):
     shared = [name for name in started if name.startswith("encoder.")]
     assert len(shared) > 50
     assert all(torch.equal(started[name], saved[name]) for name in shared)
+
+
+def test_from_scratch_starts_as_the_checkpoint_did(store, tmp_path, monkeypatch):
+    drawn = TINY_ENCODER.model_copy(update={"init": "torch"})
+    pretrain.run(pretrain_config(store, tmp_path / "pretrained", epochs=1, encoder=drawn))
+    built = []
+    make = supervised.make_optimizer
+    monkeypatch.setattr(
+        supervised, "make_optimizer", lambda model, *rest: built.append(model) or make(model, *rest)
+    )
+    checkpoint = tmp_path / "pretrained" / "last.pt"
+    finetune.run(config(tmp_path / "run", checkpoint=checkpoint, from_scratch=True, epochs=1))
+    assert built[0].config.init == "torch"
 
 
 def test_from_scratch_takes_only_the_size_of_the_checkpoint(trained, tmp_path):
