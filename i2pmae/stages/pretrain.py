@@ -24,7 +24,7 @@ from i2pmae.model.official import official_name
 from i2pmae.model.pretraining import PretrainingModel, PretrainingOutput
 from i2pmae.progress import Progress, note
 from i2pmae.stages import svm
-from i2pmae.stages.run_folder import BAD_BATCH, RunFolder, alone
+from i2pmae.stages.run_folder import BAD_BATCH, LAST, RunFolder, alone
 from i2pmae.store import StoreReader, resolve_store
 from i2pmae.store.reader import epoch_order
 from i2pmae.training import checkpoint, distributed
@@ -92,8 +92,8 @@ def _run(config: PretrainConfig, team: Team, resume: bool) -> dict[str, Any]:
                     row["svm_accuracy"] = svm.check(model, config.svm, device)
                 folder.log(row)
             if run_state.epoch % config.checkpoint_every == 0 and run_state.epoch < config.epochs:
-                run_state.save(folder.path / f"epoch-{run_state.epoch:04d}.pt", config, reader)
-            run_state.save(folder.last, config, reader)
+                run_state.save(folder, f"epoch-{run_state.epoch:04d}.pt", config, reader)
+            run_state.save(folder, LAST, config, reader)
             team.wait()
             stop.obey()
     if not team.is_first:
@@ -193,12 +193,14 @@ class _State:
     def __post_init__(self) -> None:
         self.network = self.model
 
-    def save(self, path: Any, config: PretrainConfig, reader: StoreReader) -> None:
+    def save(
+        self, folder: RunFolder, name: str, config: PretrainConfig, reader: StoreReader
+    ) -> None:
         """Write a checkpoint, in the first process only."""
         if not self.team.is_first:
             return
         checkpoint.save(
-            path,
+            folder.to_save(name),
             kind="pretraining",
             config=to_plain(config),
             model=self.model.state_dict(),
@@ -288,7 +290,7 @@ def _train_epoch(
             waiting = (reader.wait_seconds - waited) / max(time.monotonic() - started, 1e-9)
             progress.describe(f"epoch {epoch + 1}/{config.epochs}, {_status(state, waiting)}")
         if due and state.step < n_steps:
-            state.save(folder.last, config, reader)
+            state.save(folder, LAST, config, reader)
             saved_at = time.monotonic()
             state.team.wait()
             stop.obey()

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ CONFIG = "config.json"
 BAD_BATCH = "not-finite.json"
 MAY_CHANGE = {"out", "epochs", "device", "checkpoint_every", "save_minutes", "track"}
 
+_held: ContextVar[FolderLock | None] = ContextVar("lock of this process's run", default=None)
+
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Let no other process work on the run in a folder while the block runs.
 
     Two that save checkpoints under one name would spoil both. The lock lies beside the folder and
-    is taken over from a process that has ended.
+    is taken over from a process that has ended, or that stood still for long on another machine:
+    every write in the block, and every `RunFolder.to_save`, looks first whether it was.
 
     Raises:
         ConfigError: if another process works there, or the lock cannot be written.
@@ -42,9 +46,11 @@ def alone(out: Path) -> Iterator[None]:
             f"--out {out}: {lock.name} cannot be written ({error.strerror}); make room or allow "
             "writing there, or choose another folder"
         ) from None
+    token = _held.set(lock)
     try:
         yield
     finally:
+        _held.reset(token)
         with suppress(OSError):  # a disk that became read-only keeps it; the next run takes it over
             lock.release()
         if is_new:  # nothing is left of a run that stops before it begins
@@ -63,6 +69,15 @@ class RunFolder:
     def last(self) -> Path:
         """Checkpoint that `--resume` continues from."""
         return self.path / LAST
+
+    def to_save(self, name: str = LAST) -> Path:
+        """Where to save a checkpoint now.
+
+        Raises:
+            TrainingError: if another process has taken over the run.
+        """
+        _require_alone()
+        return self.path / name
 
     @property
     def holds_run(self) -> bool:
@@ -203,7 +218,8 @@ class RunFolder:
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
-        """Say in one line that a file cannot be written."""
+        """Say in one line that a file cannot be written, or is another process's by now."""
+        _require_alone()
         try:
             yield
         except OSError as error:
@@ -224,6 +240,20 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())  # else a machine that goes down may leave it empty
             os.replace(temporary, self.path / name)
+
+
+def _require_alone() -> None:
+    """Make sure that the run is still this process's."""
+    lock = _held.get()
+    if lock is None:
+        return
+    try:
+        lock.require()
+    except StoreError:
+        raise TrainingError(
+            f"{lock.store} was taken over by another process while this one stood still; what it "
+            "had saved is kept there. If the other process stops, run this with --resume"
+        ) from None
 
 
 def _parsed(text: str) -> Any:

@@ -198,8 +198,8 @@ def fit(
             folder.log(row)
             if row[score] > training.best_score:
                 training.best_score, training.best_epoch = row[score], training.epoch
-                training.save(folder.path / BEST, with_optimizer=False)
-            training.save(folder.last)
+                training.save(folder.to_save(BEST), with_optimizer=False)
+            training.save(folder.to_save())
             progress.describe(
                 f"epoch {training.epoch}/{config.epochs}, validation {row[score]:.2f}%"
             )

@@ -1,11 +1,13 @@
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from i2pmae.config import PretrainConfig
-from i2pmae.errors import ConfigError
+from i2pmae.errors import ConfigError, TrainingError
 from i2pmae.stages import pretrain
 from i2pmae.stages.run_folder import RunFolder, alone
 
@@ -95,3 +97,20 @@ def test_a_run_where_another_one_works_is_refused(store, tmp_path):
     with alone(values.out), pytest.raises(ConfigError, match="is being written by process"):
         pretrain.run(values)
     pretrain.run(values)
+
+
+def test_a_run_that_was_taken_over_writes_no_more(store, tmp_path, monkeypatch):
+    values = pretrain_config(store, tmp_path / "run", epochs=2)
+    take_step = torch.optim.AdamW.step
+
+    def stand_still(*args, **kwargs):
+        """Another machine takes over while this one sleeps."""
+        lock = tmp_path / "run.lock"
+        lock.write_text(json.dumps({"host": "elsewhere", "pid": 7, "started": ""}))
+        return take_step(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stand_still)
+    with pytest.raises(TrainingError, match="run was taken over by another process"):
+        pretrain.run(values)
+    assert sorted(path.name for path in values.out.iterdir()) == ["config.json"]
+    assert "elsewhere" in (tmp_path / "run.lock").read_text()  # theirs stays
