@@ -385,7 +385,8 @@ class FinetuneConfig(Config):
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
     device: Device = "auto"
     precision: Precision = "auto"
-    validation: float = Field(0.1, gt=0, lt=1)  # share of the training split
+    labels: float = Field(1.0, gt=0, le=1)  # share of the training split that is used
+    validation: float = Field(0.1, gt=0, lt=1)  # share of those shapes
     label_smoothing: float = Field(0.2, ge=0, lt=1)
     vote: int = Field(10, ge=0)  # draws whose logits are averaged; 0: none
     encoder: EncoderConfig = EncoderConfig(group_sizes=(48, 24, 24), radii=(0.24, 0.48, 0.96))

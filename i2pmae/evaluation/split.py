@@ -46,3 +46,25 @@ def validation_split(
     validation = np.sort(validation).astype(np.int64)
     training = np.setdiff1d(np.arange(len(labels)), validation).astype(np.int64)
     return training, validation
+
+
+def labelled_part(
+    labels: Sequence[int] | NDArray[np.integer], share: float, seed: int
+) -> NDArray[np.int64]:
+    """A share of the shapes, class by class, as if only they had labels.
+
+    Args:
+        labels: (S,) class of each shape.
+        share: of the shapes of a class, above 0; at least one of each is kept.
+        seed: the same seed gives the same part, and a larger share one that holds it.
+
+    Returns:
+        (.,) int64 sorted indices.
+    """
+    labels = np.asarray(labels)
+    drawn = np.random.default_rng(seed).permutation(len(labels))
+    kept = [
+        of_class[: max(1, round(share * len(of_class)))]
+        for of_class in (drawn[labels[drawn] == name] for name in np.unique(labels))
+    ]
+    return np.sort(np.concatenate(kept)).astype(np.int64)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from i2pmae.config import EncoderConfig, FinetuneConfig, to_plain
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import CheckpointError, ConfigError, TrainingError
-from i2pmae.evaluation.split import validation_split
+from i2pmae.evaluation.split import labelled_part, validation_split
 from i2pmae.geometry.transforms import augment
 from i2pmae.interrupts import StopRequest, delayed_stop
 from i2pmae.loading import encoder_config_of
@@ -151,10 +151,14 @@ def begin(
 def divide(clouds: Clouds, config: FinetuneConfig) -> tuple[Clouds, Clouds]:
     """Clouds to train on, and clouds of the training split to choose the best epoch with.
 
+    Both come from the share of the training split whose labels are used.
+
     Raises:
         DataError: if there are too few.
         ConfigError: if those to train on do not fill a batch.
     """
+    if config.labels < 1:
+        clouds = clouds.select(labelled_part(clouds.labels, config.labels, config.seed))
     fit, held_out = validation_split(clouds.labels, share=config.validation, seed=config.seed)
     if len(fit) < config.batch_size:
         raise ConfigError(

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2pmae.errors import DataError
-from i2pmae.evaluation.split import validation_split
+from i2pmae.evaluation.split import labelled_part, validation_split
 
 
 def test_every_class_gives_its_share():
@@ -45,3 +45,20 @@ def test_single_shapes_cannot_be_divided(labels):
 def test_too_large_a_share_is_one_line():
     with pytest.raises(DataError, match="validation part of 90%"):
         validation_split([0, 0, 0, 1, 1, 1], 0.9, seed=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0.01, 1))
+def test_a_part_with_labels_holds_its_share_of_every_class(labels, share):
+    labels = np.array(labels)
+    kept = labelled_part(labels, share, seed=5)
+    assert np.array_equal(kept, np.unique(kept))
+    for name, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        assert (labels[kept] == name).sum() == max(1, round(share * count))
+
+
+def test_more_labels_are_added_to_fewer():
+    labels = np.arange(300) % 3
+    small, large, other = (labelled_part(labels, *how) for how in ((0.1, 0), (0.5, 0), (0.1, 1)))
+    assert set(small) < set(large)
+    assert set(small) != set(other)

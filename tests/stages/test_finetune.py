@@ -53,6 +53,16 @@ def test_the_result_is_of_one_look_at_the_test_split(finetuned):
     assert all("test" not in key for row in rows for key in row)
 
 
+def test_a_share_of_the_labels_is_all_that_is_used(trained, tmp_path):
+    values = config(tmp_path / "run", checkpoint=trained, labels=0.5, epochs=1, vote=0)
+    result = finetune.run(values)
+    of_classes = torch.bincount(torch.arange(40) % 12)
+    assert result["n_train"] + result["n_validation"] == sum(
+        max(1, round(0.5 * count)) for count in of_classes.tolist()
+    )
+    assert result["n_test"] == 40
+
+
 def test_the_table_shows_the_selected_and_the_last_epoch(finetuned):
     out, result = finetuned
     text = (out / "results.md").read_text()
