@@ -2,9 +2,10 @@
 
 A run is one arm with one seed: pre-training with the recipe `guidance.toml` beside this script and
 the arm's changes, one thread each, then a linear SVM and smaller probes on frozen features. The
-test split is used by no choice: the SVM's C comes from cross-validation on training shapes. Each
-finished run is a JSON file under `--results`; runs that exist are not done again, one that the
-budget or Ctrl-C stopped goes on where it was. Runs come in the order of `ARMS`, seed by seed.
+`finetune-` arms go on from a pre-trained network as `guidance-finetune.toml` says. No choice uses
+the test split: the SVM's C comes from cross-validation on training shapes. Each finished run is a
+JSON file under `--results`; runs that exist are not done again, one that the budget or Ctrl-C
+stopped goes on where it was. Runs come in the order of `ARMS`, seed by seed.
 
 Run it again until it says that nothing is left:
 
@@ -29,7 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent
-RECIPE = FOLDER / "guidance.toml"
+RECIPE, FINETUNE_RECIPE = FOLDER / "guidance.toml", FOLDER / "guidance-finetune.toml"
+FINETUNINGS = {  # with all labels, and with a tenth of them for half as many steps
+    "finetuned": (),
+    "finetuned_tenth": ("labels=0.1", "epochs=20", "optim.cosine_epochs=20"),
+}
+METRICS = {  # the first score of an arm
+    "svm": "linear SVM, test accuracy in percent",
+    "finetuned": "fine-tuned, test accuracy of the last epoch in percent",
+}
 FEW_LABELS, DRAWS = (1, 5, 10), 20  # shapes of a class, and how often they are drawn
 CONFUSABLE = ("table", "desk", "dresser", "night_stand")
 POINTS, POOLING = 1024, "levels"  # of frozen features
@@ -49,6 +58,7 @@ class Arm:
         store: a key of `STORES`.
         features: of a trained network, of one with random weights, or the pooled 2D features
             themselves.
+        start: another arm, whose networks are fine-tuned.
     """
 
     what: str
@@ -56,6 +66,7 @@ class Arm:
     seeds: int = 3
     store: str = "vit"
     features: Literal["trained", "random", "2d"] = "trained"
+    start: str | None = None
 
 
 VIT = ("--image-model", "timm:vit_small_patch14_dinov2", "--image-size", "224")
@@ -94,6 +105,11 @@ ARMS: dict[str, Arm] = {
     "targets-on-masked": Arm("2D targets on masked tokens", ("targets.tokens_2d=masked",)),
     "temperature-0.25": Arm("saliency of temperature .25", ("masking.temperature=0.25",)),
     "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
+    "finetune-i2p-mae": Arm("fine-tuned from I2P-MAE", start="i2p-mae"),
+    "finetune-3d-only": Arm("fine-tuned from 3D only", start="3d-only"),
+    "finetune-scratch": Arm(
+        "fine-tuned from random weights", ("from_scratch=true",), start="i2p-mae"
+    ),
 }
 
 
@@ -227,44 +243,85 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
 def do_run(name: str, seed: int, options: argparse.Namespace) -> None:
     """Train, score and write down one run."""
     from i2pmae.allocator import keep_freed_memory
-    from i2pmae.config import PretrainConfig, load_config, to_plain
-    from i2pmae.loading import load_encoder, random_encoder
-    from i2pmae.stages import pretrain
-    from i2pmae.stages.run_folder import RunFolder
 
     keep_freed_memory()
-    arm, stores = ARMS[name], options.work / "stores"
-    folder = RunFolder(options.work / name / str(seed))
-    config = load_config(
-        PretrainConfig,
-        "pretrain",
-        recipe=RECIPE,
-        overrides=arm.settings,
-        options={"cache": stores / f"{arm.store}.zarr", "out": folder.path, "seed": seed},
-    )
-    rows: list[dict[str, Any]] = []
-    encoder = None
+    work = fine_tuned if ARMS[name].start else frozen
+    found = {"arm": name, "seed": seed, "store": ARMS[name].store, **work(name, seed, options)}
+    for key in ("cache", "out", "data", "checkpoint"):  # of this machine
+        found["settings"].pop(key, None)
+    write(result_file(options.results, name, seed), found)
+
+
+def frozen(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Scores of frozen features, and how the network was trained."""
+    from i2pmae.config import to_plain
+    from i2pmae.loading import load_encoder, random_encoder
+
+    config, arm, rows, encoder = settings_of(name, seed, options), ARMS[name], [], None
     if arm.features == "random":
         encoder = random_encoder(config.encoder, seed, POOLING)
     elif arm.features == "trained":
-        if not (folder.path / "result.json").exists():
-            pretrain.run(config, resume=folder.holds_run)
+        folder = pretrained(config)
         rows = folder.rows()
         encoder = load_encoder(folder.last, POOLING)
     n_shapes = np.diff([row["step"] for row in rows], prepend=0) * config.batch_size
-    settings = to_plain(config)
-    for key in ("cache", "out"):  # of this machine
-        settings.pop(key)
-    found = {
-        "arm": name,
-        "seed": seed,
-        "store": arm.store,
-        "scores": scores(encoder, options.data, stores, options.furniture),
+    return {
+        "scores": scores(encoder, options.data, options.work / "stores", options.furniture),
         "seconds": round(sum(n_shapes / [row["shapes_per_s"] for row in rows]), 1),
         "epochs": rows,
-        "settings": settings,
+        "settings": to_plain(config),
     }
-    write(result_file(options.results, name, seed), found)
+
+
+def settings_of(name: str, seed: int, options: argparse.Namespace) -> Any:
+    """Settings of an arm's pre-training."""
+    from i2pmae.config import PretrainConfig, load_config
+
+    stores, out = options.work / "stores", options.work / name / str(seed)
+    return load_config(
+        PretrainConfig,
+        "pretrain",
+        recipe=RECIPE,
+        overrides=ARMS[name].settings,
+        options={"cache": stores / f"{ARMS[name].store}.zarr", "out": out, "seed": seed},
+    )
+
+
+def pretrained(config: Any) -> Any:
+    """The run folder of a network, pre-trained now unless it was before."""
+    from i2pmae.stages import pretrain
+    from i2pmae.stages.run_folder import RunFolder
+
+    folder = RunFolder(config.out)
+    if not (folder.path / "result.json").exists():
+        pretrain.run(config, resume=folder.holds_run)
+    return folder
+
+
+def fine_tuned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracies after fine-tuning, at the last epoch."""
+    from i2pmae.config import FinetuneConfig, load_config, to_plain
+    from i2pmae.stages import finetune
+    from i2pmae.stages.run_folder import RunFolder
+
+    start = pretrained(settings_of(str(ARMS[name].start), seed, options)).last
+    results, runs = {}, {}
+    for kind, settings in FINETUNINGS.items():
+        out = options.work / name / str(seed) / kind
+        runs[kind] = load_config(
+            FinetuneConfig,
+            "finetune",
+            recipe=FINETUNE_RECIPE,
+            overrides=(*ARMS[name].settings, *settings),
+            options={"checkpoint": start, "data": options.data, "out": out, "seed": seed},
+        )
+        results[kind] = finetune.run(runs[kind], resume=RunFolder(out).holds_run)
+    return {
+        "scores": {kind: round(result["accuracy_last"], 3) for kind, result in results.items()},
+        "seconds": round(sum(result["seconds"] for result in results.values()), 1),
+        "epochs": RunFolder(runs["finetuned"].out).rows(),
+        "settings": to_plain(runs["finetuned"]),
+    }
 
 
 def scores(encoder: Any, data: Path, stores: Path, furniture: Path | None) -> dict[str, float]:
@@ -408,8 +465,8 @@ def summarize(results: Path) -> dict[str, dict[str, Any]]:
     done = {arm: done[arm] for arm in ARMS if arm in done}
     summary = {
         arm: {
-            "metric": "linear SVM, test accuracy in percent",
-            **spread([run["scores"]["svm"] for run in found]),
+            "metric": METRICS[first_score(found)],
+            **spread([run["scores"][first_score(found)] for run in found]),
             "seconds": round(float(np.mean([run["seconds"] for run in found])), 1),
         }
         for arm, found in done.items()
@@ -440,8 +497,22 @@ def draw_curves(done: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     save(figure, path)
 
 
+def first_score(found: Sequence[dict[str, Any]]) -> str:
+    """The name of the score that an arm stands for."""
+    return str(next(iter(found[0]["scores"])))
+
+
 def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """Scores of every arm; differences to `3d-only`, seed by seed, with their intervals."""
+    """Scores of every arm; differences between arms, seed by seed, with their intervals."""
+    fine = {arm: found for arm, found in done.items() if ARMS[arm].start}
+    first = {arm: found for arm, found in done.items() if arm not in fine}
+    yield from tables_of(first, ("3d-only", "targets-only", "random"))
+    if fine:
+        yield from tables_of(fine, ("finetune-scratch", "finetune-3d-only"))
+
+
+def tables_of(done: Mapping[str, list[dict[str, Any]]], others: Sequence[str]) -> Iterator[str]:
+    """Arms that have the same scores, and what they differ by from some of them."""
     names = list(dict.fromkeys(name for found in done.values() for name in found[0]["scores"]))
     lines = [f"| arm | what | seeds | {' | '.join(names)} | seconds |"]
     lines.append("|---" * (len(names) + 4) + "|")
@@ -454,7 +525,7 @@ def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
         cells = [f"`{arm}`", ARMS[arm].what, str(len(found)), *cells, f"{took:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     yield "\n".join(lines)
-    for other in ("3d-only", "targets-only", "random"):
+    for other in others:
         lines = [f"| minus `{other}` | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for arm in done:
             pairs = paired(done, arm, other)

@@ -24,6 +24,17 @@ embedding_width = 8
 """
 
 
+FINETUNE_RECIPE = """
+epochs = 1
+batch_size = 4
+points = 128
+precision = "fp32"
+vote = 0
+[encoder]
+group_sizes = [8, 4, 4]
+"""
+
+
 @pytest.fixture
 def guidance(module):
     return module("guidance")
@@ -42,19 +53,15 @@ def test_the_main_comparison_comes_first_seed_by_seed(guidance):
     assert {seed for arm, seed in runs if arm == "i2p-mae"} == set(range(5))
 
 
-def test_every_arm_has_a_store_and_valid_settings(guidance):
-    from i2pmae.config import PretrainConfig, load_config
-
-    for arm in guidance.ARMS.values():
+def test_every_arm_has_a_store_and_valid_settings(guidance, tmp_path):
+    options = argparse.Namespace(work=tmp_path)
+    for name, arm in guidance.ARMS.items():
         assert arm.store in guidance.STORES
-        options = {"cache": "cache", "out": "run"}
-        load_config(
-            PretrainConfig,
-            "pretrain",
-            recipe=guidance.RECIPE,
-            overrides=arm.settings,
-            options=options,
-        )
+        if arm.start is None:
+            guidance.settings_of(name, 0, options)
+        else:
+            guidance.settings_of(arm.start, 0, options)
+            assert arm.start in guidance.MAIN  # is trained before
 
 
 def test_paired_differences_have_students_interval(guidance):
@@ -80,6 +87,24 @@ def test_tables_and_summary_follow_from_the_runs(guidance, tmp_path):
     assert "| `i2p-mae` | +3.5 [-2.9, +9.9] |" in tables  # of the two seeds that both have
 
 
+def test_fine_tuned_arms_have_tables_of_their_own(guidance, tmp_path):
+    for arm, values in {"finetune-scratch": [70, 72], "finetune-i2p-mae": [80, 84]}.items():
+        for seed, value in enumerate(values):
+            scores = {"finetuned": value, "finetuned_tenth": value - 10}
+            run = {"arm": arm, "seed": seed, "scores": scores, "seconds": 1, "epochs": []}
+            guidance.write(guidance.result_file(tmp_path, arm, seed), run)
+    run = {"arm": "random", "seed": 0, "scores": {"svm": 1}, "seconds": 0, "epochs": []}
+    guidance.write(guidance.result_file(tmp_path, "random", 0), run)
+    summary = guidance.summarize(tmp_path)
+    assert summary["finetune-i2p-mae"]["mean"] == 82
+    assert summary["finetune-i2p-mae"]["metric"].startswith("fine-tuned")
+    assert summary["random"]["metric"].startswith("linear SVM")
+    lines = (tmp_path / "tables.md").read_text().splitlines()
+    assert "| `random` | random weights, not trained | 1 | 1.0 ± 0.0 | 0 |" in lines
+    # Differences 10 and 12: mean 11, standard error 1, t of 1 degree of freedom 12.706.
+    assert "| `finetune-i2p-mae` | +11.0 [-1.7, +23.7] | +11.0 [-1.7, +23.7] |" in lines
+
+
 @pytest.fixture
 def tiny(guidance, tmp_path, monkeypatch):
     """Options of a comparison of procedural shapes that takes seconds."""
@@ -88,10 +113,14 @@ def tiny(guidance, tmp_path, monkeypatch):
     stores = {"vit": model, "vit-test": (*model, "--split", "test")}
     monkeypatch.setattr(guidance, "STORES", stores)
     monkeypatch.setattr(guidance, "RECIPE", tmp_path / "recipe.toml")
+    monkeypatch.setattr(guidance, "FINETUNE_RECIPE", tmp_path / "finetune.toml")
+    tenth = ("labels=0.5", "epochs=1")
+    monkeypatch.setattr(guidance, "FINETUNINGS", {"finetuned": (), "finetuned_tenth": tenth})
     monkeypatch.setattr(guidance, "POINTS", 128)
     one_seed = replace(guidance.ARMS["i2p-mae"], seeds=1)
     monkeypatch.setitem(guidance.ARMS, "i2p-mae", one_seed)
     (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "finetune.toml").write_text(FINETUNE_RECIPE)
     return argparse.Namespace(
         data="procedural",
         furniture=None,
@@ -127,6 +156,11 @@ def test_a_comparison_from_end_to_end(guidance, tiny):
     assert [row["epoch"] for row in run["epochs"]] == [1]
     assert run["seconds"] > 0
     assert guidance.work_through(tiny) == 0  # nothing is left, nothing is done again
+    guidance.do_run("finetune-i2p-mae", 0, tiny)
+    run = json.loads(guidance.result_file(tiny.results, "finetune-i2p-mae", 0).read_text())
+    assert {*run["scores"]} == {*guidance.FINETUNINGS}
+    assert [row["epoch"] for row in run["epochs"]] == [1]
+    assert run["settings"]["labels"] == 1
 
 
 def test_no_time_means_that_all_is_left(guidance, tiny):
