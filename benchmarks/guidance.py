@@ -80,6 +80,8 @@ STORES: dict[str, tuple[str, ...]] = {
 
 RANDOM_MASKS = "masking.strategy=random"
 ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
+LONG = ("epochs=16", "optim.cosine_epochs=16")
+AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
 ARMS: dict[str, Arm] = {
     "2d-features": Arm("2D features, mean over patches, no 3D network", seeds=1, features="2d"),
@@ -88,12 +90,17 @@ ARMS: dict[str, Arm] = {
     "targets-only": Arm("random masking, 2D targets", (RANDOM_MASKS,), 5),
     "masking-only": Arm("2D-guided masking, 3D target only", ("targets.kind=3d",), 5),
     "random": Arm("random weights, not trained", (), 5, features="random"),
+    "random-vit": Arm("2D network with random weights", (), 5, "vit-random"),
+    "16-epochs-as-they-lie": Arm("16 epochs, no augmentation", (*LONG, *AS_THEY_LIE)),
+    "3d-only-16-epochs-as-they-lie": Arm(
+        "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE)
+    ),
+    "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
     "3d-only-equal-time": Arm(  # epochs that fit into I2P-MAE's time and that of the features
         "3D only, as long as I2P-MAE with its features",
-        (*ONLY_3D, "epochs=17", "optim.cosine_epochs=17"),
+        (*ONLY_3D, "epochs=14", "optim.cosine_epochs=14"),
     ),
-    "16-epochs": Arm("2D-guided masking and 2D targets", ("epochs=16", "optim.cosine_epochs=16")),
-    "random-vit": Arm("2D network with random weights", (), 5, "vit-random"),
+    "16-epochs": Arm("2D-guided masking and 2D targets, 16 epochs", LONG),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
     "3d-only-paper-init": Arm(
         "3D only, initial weights as in the paper", (*ONLY_3D, "encoder.init=paper")
@@ -104,7 +111,6 @@ ARMS: dict[str, Arm] = {
     "targets-on-all": Arm("2D targets on all tokens", ("targets.tokens_2d=all",)),
     "targets-on-masked": Arm("2D targets on masked tokens", ("targets.tokens_2d=masked",)),
     "temperature-0.25": Arm("saliency of temperature .25", ("masking.temperature=0.25",)),
-    "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
     "finetune-i2p-mae": Arm("fine-tuned from I2P-MAE", start="i2p-mae"),
     "finetune-3d-only": Arm("fine-tuned from 3D only", start="3d-only"),
     "finetune-scratch": Arm(
