@@ -95,11 +95,11 @@ ARMS: dict[str, Arm] = {
     "3d-only-16-epochs-as-they-lie": Arm(
         "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE)
     ),
-    "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
-    "3d-only-equal-time": Arm(  # epochs that fit into I2P-MAE's time and that of the features
-        "3D only, as long as I2P-MAE with its features",
-        (*ONLY_3D, "epochs=14", "optim.cosine_epochs=14"),
+    "3d-only-equal-time": Arm(  # epochs that fit into the time of 16 and of the features
+        "3D only, as long as `16-epochs-as-they-lie` with its features",
+        (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
     ),
+    "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
     "16-epochs": Arm("2D-guided masking and 2D targets, 16 epochs", LONG),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
     "3d-only-paper-init": Arm(
