@@ -123,4 +123,8 @@ def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
             *[["picture", path] for path in pictures],
         ],
     )
+    note(
+        f"next: i2pmae report {run_folder} --out {out / 'report.html'} to look closer, or your own "
+        "shapes: i2pmae extract-2d shapes/ --cache cache/shapes.zarr"
+    )
     return result
