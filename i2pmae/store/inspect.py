@@ -201,7 +201,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     status = cache._stored["status"].of_shards(shards)
     listed = {name: _describe_array(cache, array) for name, array in arrays(spec).items()}
     return {
-        "path": str(cache.path),
+        "path": Location.of(cache.path).text,
         "complete": cache.info.complete,
         "shapes": {
             "done": int((status == DONE).sum()),

@@ -30,6 +30,12 @@ METADATA = "zarr.json"
 _COLLAPSED = re.compile(r"^([a-z][a-z0-9]+):/(?!/)")  # what pathlib makes of s3://bucket
 _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}  # scheme: its package, and our extra
 
+# Where a package logs, and what it says when it is about to ask again; else such lines, and the
+# tracebacks that Google's adds, are kept from the terminal.
+_RETRY_LOGS = {
+    "s3": ("botocore.retries.standard", "Retry needed, retrying"),
+    "gs": ("gcsfs", "retrying after exception"),
+}
 _SECONDS_PER_LINE = 10.0  # between two lines about retries
 
 _REASONS = {
@@ -97,7 +103,9 @@ class Location:
         package, extra = _EXTRAS[scheme]
         if find_spec(package) is None:
             raise StoreError(f"{self.text} needs {package}: pip install 'i2pmae[{extra}]'")
-        _report_retries()
+        if scheme == "gs":  # kinds of buckets that need rights beyond those on objects
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        _report_retries(scheme)
         return fsspec.filesystem(scheme, **_options(scheme))
 
     def read(self, key: str) -> bytes | None:
@@ -174,15 +182,15 @@ class Location:
 
 
 class _Retries(logging.Handler):
-    """Says, not too often, that an object store is asked again; botocore only logs it."""
+    """Says, not too often, that an object store is asked again; its package only logs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sign: str) -> None:
         super().__init__()
-        self._n, self._said = 0, -math.inf
+        self._sign, self._n, self._said = sign, 0, -math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count a request that is tried again."""
-        if not str(record.msg).startswith("Retry needed, retrying"):
+        if self._sign not in str(record.msg):
             return
         self._n += 1
         if time.monotonic() - self._said >= _SECONDS_PER_LINE:
@@ -194,12 +202,13 @@ class _Retries(logging.Handler):
 
 
 @cache
-def _report_retries() -> None:
+def _report_retries(scheme: str) -> None:
     """Have requests that are tried again reported, from now on."""
-    logger = logging.getLogger("botocore.retries.standard")
+    name, sign = _RETRY_LOGS[scheme]
+    logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False  # a program that logs itself did not ask for this level
-    logger.addHandler(_Retries())
+    logger.addHandler(_Retries(sign))
 
 
 def _options(scheme: str) -> dict[str, Any]:
@@ -257,7 +266,12 @@ def resolve_store(path: str | Path) -> str | Path:
 
 def _errors() -> tuple[type[Exception], ...]:
     """Errors of the system, and those of the libraries for object stores that are loaded."""
-    bases = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"))
+    bases = (
+        ("botocore.exceptions", "BotoCoreError"),
+        ("aiohttp", "ClientError"),
+        ("gcsfs.retry", "HttpError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+    )
     loaded = (getattr(sys.modules[name], base) for name, base in bases if name in sys.modules)
     return (OSError, *loaded)
 

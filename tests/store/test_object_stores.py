@@ -34,8 +34,8 @@ class Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, target):
-        super().__init__(("127.0.0.1", 0), Passer)
+    def __init__(self, target, passer=None):
+        super().__init__(("127.0.0.1", 0), passer or Passer)
         self.target = target
         self.every = {}  # fault: every how many requests
         self.seen = Counter()
