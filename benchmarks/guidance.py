@@ -95,6 +95,12 @@ ARMS: dict[str, Arm] = {
     "3d-only-16-epochs-as-they-lie": Arm(
         "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE)
     ),
+    "random-vit-16-epochs-as-they-lie": Arm(
+        "2D network with random weights, 16 epochs, no augmentation",
+        (*LONG, *AS_THEY_LIE),
+        3,
+        "vit-random",
+    ),
     "3d-only-equal-time": Arm(  # epochs that fit into the time of 16 and of the features
         "3D only, as long as `16-epochs-as-they-lie` with its features",
         (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
