@@ -163,6 +163,23 @@ def test_a_comparison_from_end_to_end(guidance, tiny):
     assert run["settings"]["labels"] == 1
 
 
+def test_pictures_of_arms(guidance, tiny, module, monkeypatch):
+    pictures = module("guidance_pictures")
+    monkeypatch.setattr(pictures, "guidance", guidance)
+    monkeypatch.setattr(pictures, "CLASSES", ("airplane", "bench"))
+    monkeypatch.setattr(pictures, "ARMS", ("random", "i2p-mae"))
+    for store in guidance.STORES:
+        assert guidance.extract(store, tiny, time.monotonic() + 600)
+    guidance.pretrained(guidance.settings_of("i2p-mae", 0, tiny))
+    monkeypatch.setattr(
+        "sys.argv",
+        ["x", "procedural", "--work", str(tiny.work), "--results", str(tiny.work)],
+    )
+    pictures.main()
+    for name in ("masks", "features"):
+        assert (tiny.work / f"{name}.png").stat().st_size > 10_000
+
+
 def test_no_time_means_that_all_is_left(guidance, tiny):
     for store in guidance.STORES:
         guidance.extract(store, tiny, time.monotonic() + 600)
