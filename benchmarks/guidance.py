@@ -518,7 +518,7 @@ def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
     """Scores of every arm; differences between arms, seed by seed, with their intervals."""
     fine = {arm: found for arm, found in done.items() if ARMS[arm].start}
     first = {arm: found for arm, found in done.items() if arm not in fine}
-    yield from tables_of(first, ("3d-only", "targets-only", "random"))
+    yield from tables_of(first, ("3d-only", "targets-only", "random", "random-vit"))
     if fine:
         yield from tables_of(fine, ("finetune-scratch", "finetune-3d-only"))
 
