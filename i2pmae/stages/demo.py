@@ -17,6 +17,7 @@ from i2pmae.config import (
     PretrainConfig,
     ShowConfig,
     SvmConfig,
+    TargetConfig,
 )
 from i2pmae.progress import note, print_table
 from i2pmae.stages import extract_2d, pretrain, show, svm
@@ -30,6 +31,7 @@ SMALL = EncoderConfig(
     widths=(48, 96, 192),
     depths=(2, 2, 2),
     embedding_width=64,
+    init="torch",
 )
 
 
@@ -69,14 +71,15 @@ def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
         cache=store,
         out=run_folder,
         epochs=20,
-        batch_size=32,
+        batch_size=16,
         points=POINTS,
         seed=seed,
         device=device,
         encoder=SMALL,
         masking=MaskingConfig(standardize=True),
-        augment=AugmentConfig(scale=(2 / 3, 3 / 2), shift=0.2),
-        optim=OptimConfig(lr=1e-3, warmup_epochs=2, cosine_epochs=20),
+        targets=TargetConfig(standardize=True),
+        augment=AugmentConfig(),
+        optim=OptimConfig(lr=2e-3, schedule="step", warmup_epochs=2, cosine_epochs=20),
     )
     trained = pretrain.run(config, resume=(run_folder / LAST).exists())
     note("3/4 svm: a linear classifier on frozen features, random against pre-trained encoder")

@@ -638,7 +638,7 @@ def _provenance(
     packages = ("i2pmae", "torch", "timm", "open_clip_torch", "zarr", "numpy")
     return {
         "source": str(config.data.absolute()),
-        "recipe": source.recipe,
+        "finetune_recipe": source.recipe,
         "class_parts": source.class_parts,
         "weights": image_model.pretrained,
         "device": image_model.device,

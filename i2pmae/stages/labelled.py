@@ -352,7 +352,7 @@ def default_recipe(data: Path | None, cache: Path | None, layout: str) -> str:
         DataError, StoreError: if there is no data set or store.
     """
     if cache is not None:
-        return str(StoreReader(resolve_store(cache)).info.provenance["recipe"])
+        return str(StoreReader(resolve_store(cache)).info.provenance["finetune_recipe"])
     assert data is not None
     if layout == FewShotEpisode.layout or (layout == "auto" and _is_few_shot(data)):
         return FewShotEpisode.recipe

@@ -70,7 +70,7 @@ def test_with_data_both_stages_are_estimated(monkeypatch, tmp_path):
     result = doctor.run(data=Path("procedural"), recipe="pretrain-small", cache=tmp_path)
     assert asked["extract"].data == Path("procedural")
     config, sizes = asked["pretrain"]
-    assert config.epochs == 30  # the recipe's
+    assert config.epochs == 16  # the recipe's
     assert config.encoder.n_centers == (256, 128, 32)
     assert sizes == {"n_shapes": 500, "n_views": 3, "channels": 8, "image_size": 64}
     assert result["extraction"]["shapes"] == 500
