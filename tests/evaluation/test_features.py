@@ -68,4 +68,5 @@ def test_parts_of_points_begin_with_the_first_and_use_all_before_any_twice():
     np.testing.assert_array_equal(parts[1], np.arange(4, 8))
     assert all(len(set(part)) == 4 for part in parts)
     assert not set(parts[2]) & set(parts[3])  # of one random order
+    assert list(parts[2]) != sorted(parts[2])
     np.testing.assert_array_equal(parts[4], list(parts_of_points(10, 4, 5))[4])

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -99,13 +100,21 @@ def test_every_switch_trains(store, tmp_path, changes):
     assert result["loss"] > 0
 
 
-def test_what_targets_are_standardized_by_is_kept(store, tmp_path):
+def test_what_targets_are_standardized_by_is_kept(store, tmp_path, monkeypatch):
     config = pretrain_config(
         store, tmp_path / "run", epochs=1, targets=TargetConfig(standardize=True)
     )
+    reader, looked_at = StoreReader(store), []
+
+    def statistics(reader, indices):
+        looked_at.append(indices.tolist())
+        return channel_statistics(reader, indices)
+
+    monkeypatch.setattr(pretrain, "channel_statistics", statistics)
+    monkeypatch.setattr(StoreReader, "indices", lambda *_: np.arange(12))
     pretrain.run(config)
-    reader = StoreReader(store)
-    mean, deviation = channel_statistics(reader, reader.indices("train"))
+    assert looked_at == [[*range(12)]]  # the shapes that are trained on
+    mean, deviation = channel_statistics(reader, np.arange(12))
     kept = load_pretraining(config.out / "last.pt")
     torch.testing.assert_close(kept.target_mean, mean)
     torch.testing.assert_close(kept.target_deviation, deviation)

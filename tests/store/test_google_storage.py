@@ -6,6 +6,8 @@ import json
 import re
 import threading
 import time
+from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -101,7 +103,7 @@ def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_s
     batch = StoreReader(url).read([9, 0, 4])
     for name, values in batch.items():
         np.testing.assert_array_equal(values, written[name][[9, 0, 4]])
-    found = describe(url)
+    found = describe(Path(url))  # as the command line gives it
     assert found["shapes"] == {"done": 9, "skipped": 1, "pending": 0}
     assert found["path"] == url
     assert check_store(url)[1] == []
@@ -140,6 +142,17 @@ def test_no_store_and_no_bucket_are_one_line(bucket, capfd):
     with pytest.raises(StoreError, match=r"no-such-bucket"):
         StoreReader("gs://no-such-bucket/x.zarr")
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_the_packages_raise_is_one_line(bucket, monkeypatch):
+    opened = files()  # before the packages are imported: it sets how
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import DefaultCredentialsError
+
+    for error in HttpError({"code": 400, "message": "no"}), DefaultCredentialsError("no"):
+        monkeypatch.setattr(opened, "cat_file", Mock(side_effect=error))
+        with pytest.raises(StoreError, match=r"cannot read zarr\.json in gs://.*: no"):
+            StoreReader(f"{bucket}/x.zarr")
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(bucket):
