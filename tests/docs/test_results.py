@@ -35,3 +35,18 @@ def test_runs_differ_from_the_recipe_by_what_their_arm_says():
     for arm, part in {"3d-only": {"targets", "masking"}, "targets-only": {"masking"}}.items():
         found = by_arm[arm][0]
         assert {key for key in base if base[key] != found[key]} == part
+
+
+def test_the_readme_repeats_rows_of_the_table():
+    first = (RESULTS / "tables.md").read_text().split("\n\n")[0].splitlines()
+    cells = {row.split("`")[1]: _cells(row) for row in first[2:]}
+    columns = [_cells(first[0]).index(name) for name in ("seeds", "svm", "labels_5", "furniture")]
+    rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("| `")]
+    assert len(rows) >= 5
+    for row in rows:
+        arm = row.split("`")[1]
+        assert _cells(row.replace("&plusmn;", "±"))[1:] == [cells[arm][k] for k in columns]
+
+
+def _cells(row):
+    return [cell.strip() for cell in row.strip("|").split("|")]
