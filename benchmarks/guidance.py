@@ -70,17 +70,28 @@ class Arm:
 
 
 VIT = ("--image-model", "timm:vit_small_patch14_dinov2", "--image-size", "224")
+LITE0 = ("--image-model", "efficientnet-lite0-packaged")
 STORES: dict[str, tuple[str, ...]] = {
     "vit": VIT,
     "vit-test": (*VIT, "--split", "test"),  # for the features themselves
     "vit-random": (*VIT, "--pretrained", "random"),
-    "lite0": ("--image-model", "efficientnet-lite0-packaged"),
+    "lite0": LITE0,
+    "lite0-online": LITE0,
     "vit-nearest": (*VIT, "--set", "views.depth=nearest"),
 }
+
+# Stores of this many copies of each shape, each stretched along the axes as augmentation does. One
+# pass over all of them is what rendering augmented clouds anew in every epoch would give: size and
+# place, which augmentation changes as well, do not change a depth map.
+VARIANTS = {"lite0-online": 4}
 
 RANDOM_MASKS = "masking.strategy=random"
 ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
 LONG = ("epochs=16", "optim.cosine_epochs=16")
+ONE_PASS = (  # of four copies; the network still sees them in other sizes and places
+    *("epochs=1", "optim.cosine_epochs=1", "optim.warmup_epochs=0.25"),
+    "augment.scale_per_axis=false",
+)
 AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
 ARMS: dict[str, Arm] = {
@@ -106,6 +117,7 @@ ARMS: dict[str, Arm] = {
         (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
     ),
     "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
+    "lite0-online": Arm("Lite0, rendered anew in each epoch", ONE_PASS, 3, "lite0-online"),
     "16-epochs": Arm("2D-guided masking and 2D targets, 16 epochs", LONG),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
     "3d-only-paper-init": Arm(
@@ -234,7 +246,10 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
     timing = path.with_suffix(".json")
     if timing.exists():
         return True
-    command = [sys.executable, "-m", "i2pmae", "extract-2d", str(options.data)]
+    data = options.data
+    if store in VARIANTS:
+        data = write_variants(options, options.work / "variants" / store, VARIANTS[store])
+    command = [sys.executable, "-m", "i2pmae", "extract-2d", str(data)]
     command += ["--cache", str(path), "--json", *STORES[store]]
     if options.vit and store.startswith("vit") and "random" not in STORES[store]:
         command += ["--pretrained", str(options.vit)]
@@ -250,6 +265,26 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
         raise SystemExit(process.returncode)
     write(timing, json.loads(said))
     return True
+
+
+def write_variants(options: argparse.Namespace, folder: Path, count: int) -> Path:
+    """Copies of the training shapes, each stretched anew along the axes."""
+    import torch
+
+    from i2pmae.config import PretrainConfig
+    from i2pmae.datasets import open_source
+    from i2pmae.geometry.transforms import normalize_to_unit_sphere
+
+    low, high = PretrainConfig(out=folder).augment.scale
+    source, rng = open_source(options.data, split="train"), np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(len(source)):
+        points = torch.from_numpy(source.load(index).points)[None]
+        points = normalize_to_unit_sphere(points)[0].numpy()
+        for copy in range(count):
+            stretched = points * rng.uniform(low, high, 3).astype(np.float32)
+            np.save(folder / f"{index:05d}-{copy}.npy", stretched)
+    return folder
 
 
 def do_run(name: str, seed: int, options: argparse.Namespace) -> None:

@@ -105,7 +105,7 @@ class OptimConfig(Config):
 
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    warmup_epochs: int = Field(10, ge=0)
+    warmup_epochs: float = Field(10, ge=0)  # may be a part of one
     cosine_epochs: int = Field(300, gt=0)  # epoch at which the cosine reaches min_lr
     min_lr: float = Field(1e-6, ge=0)
     schedule: Literal["epoch", "step"] = "epoch"  # how often the rate is set

@@ -163,6 +163,21 @@ def test_a_comparison_from_end_to_end(guidance, tiny):
     assert run["settings"]["labels"] == 1
 
 
+def test_variants_are_stretched_copies(guidance, tiny):
+    from i2pmae.datasets import open_source
+
+    folder = guidance.write_variants(tiny, tiny.work / "variants", 2)
+    source = open_source("procedural", split="train")
+    files = sorted(folder.iterdir())
+    assert len(files) == 2 * len(source)
+    points = source.load(0).points
+    for file in files[:2]:
+        found = np.load(file)
+        sizes = np.ptp(found, axis=0) / np.ptp(points, axis=0)
+        assert np.ptp(sizes / sizes.mean()) > 0.05  # not the same along all axes
+    assert not np.array_equal(np.load(files[0]), np.load(files[1]))
+
+
 def test_pictures_of_arms(guidance, tiny, module, monkeypatch):
     pictures = module("guidance_pictures")
     monkeypatch.setattr(pictures, "guidance", guidance)
