@@ -35,6 +35,7 @@ FINETUNINGS = {  # with all labels, and with a tenth of them for half as many st
     "finetuned": (),
     "finetuned_tenth": ("labels=0.1", "epochs=20", "optim.cosine_epochs=20"),
 }
+OF_THIS_MACHINE = ("cache", "out", "data", "checkpoint")  # settings that results leave out
 METRICS = {  # the first score of an arm
     "svm": "linear SVM, test accuracy in percent",
     "finetuned": "fine-tuned, test accuracy of the last epoch in percent",
@@ -76,19 +77,19 @@ STORES: dict[str, tuple[str, ...]] = {
     "vit-test": (*VIT, "--split", "test"),  # for the features themselves
     "vit-random": (*VIT, "--pretrained", "random"),
     "lite0": LITE0,
-    "lite0-online": LITE0,
+    "lite0-copies": LITE0,
     "vit-nearest": (*VIT, "--set", "views.depth=nearest"),
 }
 
-# Stores of this many copies of each shape, each stretched along the axes as augmentation does. One
-# pass over all of them is what rendering augmented clouds anew in every epoch would give: size and
-# place, which augmentation changes as well, do not change a depth map.
-VARIANTS = {"lite0-online": 4}
+# Stores of this many copies of each shape, each stretched along the axes as augmentation does, the
+# same for all seeds. One pass over them stands in for rendering clouds anew in each epoch. What it
+# leaves out: shift and size, which change the values of a `sum` depth map a little.
+VARIANTS = {"lite0-copies": 4}
 
 RANDOM_MASKS = "masking.strategy=random"
 ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
 LONG = ("epochs=16", "optim.cosine_epochs=16")
-ONE_PASS = (  # of four copies; the network still sees them in other sizes and places
+ONE_PASS = (  # of four copies, which the network still sees in other sizes and places
     *("epochs=1", "optim.cosine_epochs=1", "optim.warmup_epochs=0.25"),
     "augment.scale_per_axis=false",
 )
@@ -112,12 +113,12 @@ ARMS: dict[str, Arm] = {
         3,
         "vit-random",
     ),
-    "3d-only-equal-time": Arm(  # epochs that fit into the time of 16 and of the features
+    "3d-only-equal-time": Arm(  # more epochs than fit into the time of 16 and of the features
         "3D only, as long as `16-epochs-as-they-lie` with its features",
         (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
     ),
     "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
-    "lite0-online": Arm("Lite0, rendered anew in each epoch", ONE_PASS, 3, "lite0-online"),
+    "lite0-copies": Arm("Lite0, one pass over four stretched copies", ONE_PASS, 3, "lite0-copies"),
     "16-epochs": Arm("2D-guided masking and 2D targets, 16 epochs", LONG),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
     "3d-only-paper-init": Arm(
@@ -184,15 +185,19 @@ def work_through(options: argparse.Namespace) -> int:
             return len(todo)
     running: dict[tuple[str, int], subprocess.Popen[str]] = {}
     waiting = list(todo)
+    finished: list[tuple[str, int]] = []
     failed: list[tuple[str, int]] = []
     try:
         while (waiting or running) and time.monotonic() < end:
-            while waiting and len(running) < options.jobs:
-                run = waiting.pop(0)
-                running[run] = start(run, options)
+            busy = {network_of(run) for run in running}
+            free = [run for run in waiting if network_of(run) not in busy]
+            if free and len(running) < options.jobs:
+                waiting.remove(free[0])
+                running[free[0]] = start(free[0], options)
+                continue
             time.sleep(1)
-            ended = [run for run, process in running.items() if process.poll() is not None]
-            failed += [run for run in ended if running.pop(run).returncode]
+            for run in [run for run, process in running.items() if process.poll() is not None]:
+                (failed if running.pop(run).returncode else finished).append(run)
     finally:
         for process in running.values():
             process.terminate()
@@ -200,7 +205,13 @@ def work_through(options: argparse.Namespace) -> int:
             process.wait(PATIENCE)
     for arm, seed in failed:
         print(f"{arm}, seed {seed}: failed, see {options.work}/{arm}-{seed}.log", file=sys.stderr)
-    return sum(not is_done(options, run) for run in todo)
+    return len(todo) - len(finished)
+
+
+def network_of(run: tuple[str, int]) -> tuple[str, int]:
+    """The run that trains what a run works with: itself, or the one it fine-tunes."""
+    arm, seed = run
+    return ARMS[arm].start or arm, seed
 
 
 def runs(arms: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -294,7 +305,7 @@ def do_run(name: str, seed: int, options: argparse.Namespace) -> None:
     keep_freed_memory()
     work = fine_tuned if ARMS[name].start else frozen
     found = {"arm": name, "seed": seed, "store": ARMS[name].store, **work(name, seed, options)}
-    for key in ("cache", "out", "data", "checkpoint"):  # of this machine
+    for key in OF_THIS_MACHINE:
         found["settings"].pop(key, None)
     write(result_file(options.results, name, seed), found)
 
@@ -347,28 +358,43 @@ def pretrained(config: Any) -> Any:
 
 def fine_tuned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Accuracies after fine-tuning, at the last epoch."""
-    from i2pmae.config import FinetuneConfig, load_config, to_plain
     from i2pmae.stages import finetune
     from i2pmae.stages.run_folder import RunFolder
+    from i2pmae.training import checkpoint
 
-    start = pretrained(settings_of(str(ARMS[name].start), seed, options)).last
-    results, runs = {}, {}
-    for kind, settings in FINETUNINGS.items():
-        out = options.work / name / str(seed) / kind
-        runs[kind] = load_config(
-            FinetuneConfig,
-            "finetune",
-            recipe=FINETUNE_RECIPE,
-            overrides=(*ARMS[name].settings, *settings),
-            options={"checkpoint": start, "data": options.data, "out": out, "seed": seed},
-        )
-        results[kind] = finetune.run(runs[kind], resume=RunFolder(out).holds_run)
-    return {
-        "scores": {kind: round(result["accuracy_last"], 3) for kind, result in results.items()},
-        "seconds": round(sum(result["seconds"] for result in results.values()), 1),
-        "epochs": RunFolder(runs["finetuned"].out).rows(),
-        "settings": to_plain(runs["finetuned"]),
-    }
+    pretrained(settings_of(str(ARMS[name].start), seed, options))
+    found: dict[str, Any] = {"scores": {}, "seconds": 0.0, "epochs": [], "settings": {}}
+    for kind in FINETUNINGS:
+        config = finetuning_of(name, kind, seed, options)
+        folder = RunFolder(config.out)
+        result = finetune.run(config, resume=folder.holds_run)
+        found["scores"][kind] = round(result["accuracy_last"], 3)
+        found["seconds"] += round(result["seconds"], 1)  # of the process that ended it
+        found["epochs"] += [{"run": kind, **row} for row in folder.rows()]
+        saved = checkpoint.load(folder.last)
+        found["settings"][kind] = {
+            key: value for key, value in saved.config.items() if key not in OF_THIS_MACHINE
+        }
+    return found
+
+
+def finetuning_of(name: str, kind: str, seed: int, options: argparse.Namespace) -> Any:
+    """Settings of one fine-tuning of an arm."""
+    from i2pmae.config import FinetuneConfig, load_config
+
+    folder = options.work / name / str(seed)
+    return load_config(
+        FinetuneConfig,
+        "finetune",
+        recipe=FINETUNE_RECIPE,
+        overrides=(*ARMS[name].settings, *FINETUNINGS[kind]),
+        options={
+            "checkpoint": settings_of(str(ARMS[name].start), seed, options).out / "last.pt",
+            "data": options.data,
+            "out": folder / kind,
+            "seed": seed,
+        },
+    )
 
 
 def scores(encoder: Any, data: Path, stores: Path, furniture: Path | None) -> dict[str, float]:
@@ -618,7 +644,7 @@ def spread(values: Sequence[float]) -> dict[str, float | int]:
 def write(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(values, indent=1) + "\n")
     partial.replace(path)
 

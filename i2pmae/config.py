@@ -410,6 +410,8 @@ class FinetuneConfig(Config):
                 raise ValueError(f"seeds {self.seeds} must be different numbers from 0 on")
             if self.task == "few-shot":
                 raise ValueError("few-shot runs repeat over folds: use few_shot.folds, not seeds")
+        if self.task == "few-shot" and self.labels < 1:
+            raise ValueError("few-shot runs take few labels anyway: use few_shot.shots, not labels")
         return self
 
     @property
@@ -454,7 +456,7 @@ def load_config(
     Raises:
         ConfigError: if a key is unknown or a value cannot be used; one line.
     """
-    values: dict[str, Any] = {}
+    values = _nested_defaults(kind)
     for key, value in (defaults or {}).items():
         _assign(values, key, value)
     source = "the options"
@@ -475,6 +477,14 @@ def load_config(
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{command}: {_describe(error, kind)} (from {source})") from None
+
+
+def _nested_defaults(kind: type[Config]) -> dict[str, Any]:
+    """Defaults of a stage's tables; else one key of a table would bring back the table's own."""
+    defaults = {name: field.default for name, field in kind.model_fields.items()}
+    return {
+        name: value.model_dump() for name, value in defaults.items() if isinstance(value, Config)
+    }
 
 
 def read_recipe(recipe: str | Path, command: str) -> dict[str, Any]:

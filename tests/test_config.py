@@ -70,6 +70,31 @@ def test_later_sources_win(tmp_path):
     assert (config.epochs, config.batch_size, config.optim.lr, config.seed) == (9, 8, 0.2, 0)
 
 
+@pytest.mark.parametrize("recipe", [None, "pretrain-small"])
+def test_one_key_of_a_table_leaves_the_others_as_they_were(tmp_path, recipe):
+    options = {"out": tmp_path}
+    default = load_config(PretrainConfig, "pretrain", recipe=recipe, options=options)
+    keys = ["augment.rotation=10", "optim.weight_decay=0.1"]
+    changed = load_config(
+        PretrainConfig, "pretrain", recipe=recipe, overrides=keys, options=options
+    )
+    assert changed.augment == default.augment.model_copy(update={"rotation": 10})
+    assert changed.optim == default.optim.model_copy(update={"weight_decay": 0.1})
+    assert default.augment.shift == 0.2
+
+
+def test_one_key_leaves_what_fine_tuning_has_its_own_defaults_for(tmp_path):
+    options = {"out": tmp_path, "data": "procedural"}
+    changed = load_config(
+        FinetuneConfig,
+        "finetune",
+        overrides=["optim.weight_decay=0.1", "encoder.n_heads=3"],
+        options=options,
+    )
+    assert (changed.optim.lr, changed.optim.clip_norm) == (5e-4, 10)
+    assert changed.encoder.radii == (0.24, 0.48, 0.96)
+
+
 def test_set_takes_toml_values_and_bare_words():
     config = pretrain(
         overrides=[

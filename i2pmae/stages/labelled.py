@@ -352,7 +352,8 @@ def default_recipe(data: Path | None, cache: Path | None, layout: str) -> str:
         DataError, StoreError: if there is no data set or store.
     """
     if cache is not None:
-        return str(StoreReader(resolve_store(cache)).info.provenance["finetune_recipe"])
+        provenance = StoreReader(resolve_store(cache)).info.provenance
+        return str(provenance.get("finetune_recipe") or provenance["recipe"])  # an older store's
     assert data is not None
     if layout == FewShotEpisode.layout or (layout == "auto" and _is_few_shot(data)):
         return FewShotEpisode.recipe

@@ -54,14 +54,32 @@ def test_the_main_comparison_comes_first_seed_by_seed(guidance):
 
 
 def test_every_arm_has_a_store_and_valid_settings(guidance, tmp_path):
-    options = argparse.Namespace(work=tmp_path)
+    options = argparse.Namespace(work=tmp_path, data="procedural")
     for name, arm in guidance.ARMS.items():
         assert arm.store in guidance.STORES
         if arm.start is None:
             guidance.settings_of(name, 0, options)
         else:
-            guidance.settings_of(arm.start, 0, options)
             assert arm.start in guidance.MAIN  # is trained before
+            for kind in guidance.FINETUNINGS:
+                guidance.finetuning_of(name, kind, 0, options)
+
+
+def test_copies_are_trained_on_as_the_shapes_are(guidance, tmp_path):
+    options = argparse.Namespace(work=tmp_path)
+    one, copies = (guidance.settings_of(arm, 0, options) for arm in ("lite0", "lite0-copies"))
+    assert copies.augment == one.augment.model_copy(update={"scale_per_axis": False})
+    count = guidance.VARIANTS["lite0-copies"]
+    for ours, theirs in zip(
+        *((c.epochs, c.optim.warmup_epochs, c.optim.cosine_epochs) for c in (copies, one)),
+        strict=True,
+    ):
+        assert ours * count == theirs
+
+
+def test_no_two_runs_work_with_one_network(guidance):
+    assert guidance.network_of(("finetune-scratch", 1)) == ("i2p-mae", 1)
+    assert guidance.network_of(("3d-only", 0)) == ("3d-only", 0)
 
 
 def test_paired_differences_have_students_interval(guidance):
@@ -159,8 +177,12 @@ def test_a_comparison_from_end_to_end(guidance, tiny):
     guidance.do_run("finetune-i2p-mae", 0, tiny)
     run = json.loads(guidance.result_file(tiny.results, "finetune-i2p-mae", 0).read_text())
     assert {*run["scores"]} == {*guidance.FINETUNINGS}
-    assert [row["epoch"] for row in run["epochs"]] == [1]
-    assert run["settings"]["labels"] == 1
+    assert [(row["run"], row["epoch"]) for row in run["epochs"]] == [
+        ("finetuned", 1),
+        ("finetuned_tenth", 1),
+    ]
+    assert {run["settings"][kind]["labels"] for kind in guidance.FINETUNINGS} == {1, 0.5}
+    assert run["settings"]["finetuned"]["encoder"]["widths"] == [12, 24, 48]  # the checkpoint's
 
 
 def test_variants_are_stretched_copies(guidance, tiny):
