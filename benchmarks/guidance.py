@@ -593,7 +593,8 @@ def tables_of(done: Mapping[str, list[dict[str, Any]]], others: Sequence[str]) -
         cells = []
         for name in names:
             values = [run["scores"][name] for run in found if name in run["scores"]]
-            cells.append("{mean:.1f} ± {std:.1f}".format(**spread(values)) if values else "")
+            form = "{mean:.1f} ± {std:.1f}" if len(values) > 1 else "{mean:.1f}"
+            cells.append(form.format(**spread(values)) if values else "")
         took = np.mean([run["seconds"] for run in found])
         cells = [f"`{arm}`", ARMS[arm].what, str(len(found)), *cells, f"{took:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")

@@ -207,7 +207,7 @@ def _report_retries(scheme: str) -> None:
     name, sign = _RETRY_LOGS[scheme]
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False  # a program that logs itself did not ask for this level
+    logger.propagate = False  # a program that logs itself asked neither for this nor for tracebacks
     logger.addHandler(_Retries(sign))
 
 
