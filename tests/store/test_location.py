@@ -73,7 +73,7 @@ def test_requests_that_are_tried_again_are_reported_now_and_then(monkeypatch, ca
     clock = [0.0]
     monkeypatch.setattr(location.time, "monotonic", lambda: clock[0])
     logger = logging.Logger("any", logging.DEBUG)
-    logger.addHandler(location._Retries())
+    logger.addHandler(location._Retries("Retry needed"))
     for _ in range(3):
         logger.debug("Not retrying request.")
         logger.debug("Retry needed, retrying request after delay of: %s", 1)
