@@ -369,7 +369,8 @@ def fine_tuned(name: str, seed: int, options: argparse.Namespace) -> dict[str, A
         folder = RunFolder(config.out)
         result = finetune.run(config, resume=folder.holds_run)
         found["scores"][kind] = round(result["accuracy_last"], 3)
-        found["seconds"] += round(result["seconds"], 1)  # of the process that ended it
+        # of the process that ended it
+        found["seconds"] = round(found["seconds"] + result["seconds"], 1)
         found["epochs"] += [{"run": kind, **row} for row in folder.rows()]
         saved = checkpoint.load(folder.last)
         found["settings"][kind] = {
@@ -610,7 +611,8 @@ def tables_of(done: Mapping[str, list[dict[str, Any]]], others: Sequence[str]) -
             ]
             cells = [difference(values) if len(values) > 1 else "" for values in both]
             lines.append(f"| `{arm}` | {' | '.join(cells)} |")
-        yield "\n".join(lines)
+        if len(lines) > 2:
+            yield "\n".join(lines)
 
 
 def paired(

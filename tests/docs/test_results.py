@@ -26,9 +26,10 @@ def test_runs_differ_from_the_recipe_by_what_their_arm_says():
     runs = [json.loads(path.read_text()) for path in RESULTS.glob("runs/*/*.json")]
     by_arm = {}
     for run in runs:
-        settings = {key: value for key, value in run["settings"].items() if key != "seed"}
-        by_arm.setdefault(run["arm"], []).append(settings)
-        assert run["settings"]["seed"] == run["seed"]
+        is_fine_tuned = run["arm"].startswith("finetune-")
+        each = [*run["settings"].values()] if is_fine_tuned else [run["settings"]]
+        assert [settings.pop("seed") for settings in each] == [run["seed"]] * len(each)
+        by_arm.setdefault(run["arm"], []).append(run["settings"])
     for settings in by_arm.values():
         assert all(other == settings[0] for other in settings)
     base = by_arm["i2p-mae"][0]

@@ -40,7 +40,7 @@ class Completing(Passer):
         if "ifGenerationMatch=0" in url.query:
             name = json.loads(re.search(rb"\{.*?\}", body)[0])["name"]
             if files().exists(f"gs://{url.path.split('/')[5]}/{name}"):
-                self.answer(412, [], b"{}")
+                self.answer(412, [], b'{"error": {"code": 412, "message": "exists already"}}')
                 return
         self.rfile = io.BytesIO(body)
         super().handle_request()
