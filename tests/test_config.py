@@ -83,6 +83,15 @@ def test_one_key_of_a_table_leaves_the_others_as_they_were(tmp_path, recipe):
     assert default.augment.shift == 0.2
 
 
+def test_few_shot_takes_no_share_of_labels(tmp_path):
+    options = {"out": tmp_path, "data": "procedural"}
+    recipe = "fewshot-modelnet40"
+    with pytest.raises(ConfigError, match=r"use few_shot\.shots, not labels"):
+        load_config(
+            FinetuneConfig, "finetune", recipe=recipe, overrides=["labels=0.1"], options=options
+        )
+
+
 def test_one_key_leaves_what_fine_tuning_has_its_own_defaults_for(tmp_path):
     options = {"out": tmp_path, "data": "procedural"}
     changed = load_config(

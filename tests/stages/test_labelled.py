@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,12 @@ def test_selected_shapes_of_a_store_keep_their_new_labels(parts_store):
     shuffled = next(some.batches(3, seed=0, epoch=0))
     for label, points in zip(shuffled.labels.tolist(), shuffled.points, strict=True):
         assert torch.equal(points, batch.points[label - 7])
+
+
+def test_an_older_store_names_its_recipe_otherwise(monkeypatch, parts_store):
+    older = SimpleNamespace(info=SimpleNamespace(provenance={"recipe": "segment-small"}))
+    monkeypatch.setattr("i2pmae.stages.labelled.StoreReader", lambda _: older)
+    assert default_recipe(None, parts_store, "auto") == "segment-small"
 
 
 def test_the_default_recipe_follows_the_layout(parts_folder, parts_store, tmp_path):

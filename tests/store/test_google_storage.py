@@ -4,24 +4,20 @@ import asyncio
 import io
 import json
 import re
-import threading
 import time
-from pathlib import Path
 from unittest.mock import Mock
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 from gcp_storage_emulator.server import create_server
 
 from i2pmae.errors import StoreError
-from i2pmae.store.inspect import describe
 from i2pmae.store.location import Location
 from i2pmae.store.lock import ObjectLock, Owner
 from i2pmae.store.reader import StoreReader
 from i2pmae.store.verify import check_store
 
-from .test_object_stores import Passer, Proxy
+from .test_object_stores import Passer, assert_equals_folder, in_front_of, objects
 from .test_writer import contents
 
 pytestmark = pytest.mark.timeout(300)
@@ -59,12 +55,11 @@ class Completing(Passer):
 
 @pytest.fixture(scope="module")
 def server():
-    with create_server("127.0.0.1", 0, in_memory=True) as emulator:
-        proxy = Proxy(emulator._api._httpd.server_address, Completing)
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with (
+        create_server("127.0.0.1", 0, in_memory=True) as emulator,
+        in_front_of(emulator._api._httpd.server_address, Completing) as proxy,
+    ):
         yield proxy
-        proxy.shutdown()
-        proxy.server_close()
 
 
 @pytest.fixture
@@ -88,25 +83,8 @@ def files():
     return Location.of("gs://any").files()
 
 
-def objects(url):
-    """Content of all objects of a store, as `contents` gives it of a folder."""
-    found = files()
-    start = len(url.removeprefix("gs://")) + 1
-    return {key[start:]: found.cat_file(key) for key in sorted(found.find(url))}
-
-
 def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_store, written):
-    url = f"{bucket}/folder/shapes.zarr"
-    write_store(url, spec)
-    assert objects(url) == contents(store)
-    assert not files().exists(f"{url}.lock")
-    batch = StoreReader(url).read([9, 0, 4])
-    for name, values in batch.items():
-        np.testing.assert_array_equal(values, written[name][[9, 0, 4]])
-    found = describe(Path(url))  # as the command line gives it
-    assert found["shapes"] == {"done": 9, "skipped": 1, "pending": 0}
-    assert found["path"] == url
-    assert check_store(url)[1] == []
+    assert_equals_folder(write_store(f"{bucket}/folder/shapes.zarr", spec), store, written)
 
 
 def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(

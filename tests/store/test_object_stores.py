@@ -4,9 +4,11 @@ import json
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,8 +36,8 @@ class Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, target, passer=None):
-        super().__init__(("127.0.0.1", 0), passer or Passer)
+    def __init__(self, target, passer):
+        super().__init__(("127.0.0.1", 0), passer)
         self.target = target
         self.every = {}  # fault: every how many requests
         self.seen = Counter()
@@ -94,16 +96,22 @@ class Passer(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def in_front_of(target, passer=Passer):
+    """A proxy of a server at work."""
+    proxy = Proxy(target, passer)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+
+
 @pytest.fixture(scope="module")
 def server():
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
-    proxy = Proxy(moto.get_host_and_port())
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-    thread.start()
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
+    with in_front_of(moto.get_host_and_port()) as proxy:
+        yield proxy
     moto.stop()
 
 
@@ -130,24 +138,27 @@ def files():
 
 def objects(url):
     """Content of all objects of a store, as `contents` gives it of a folder."""
-    found = files()
-    start = len(url.removeprefix("s3://")) + 1
-    return {key[start:]: found.cat_file(key) for key in sorted(found.find(url))}
+    place = Location.of(url)
+    return {key: place.read(key) for key in sorted(place.keys(""))}
 
 
-def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_store, written):
-    url = f"{bucket}/folder/shapes.zarr"
-    write_store(url, spec)
+def assert_equals_folder(url, store, written):
+    """A store of `written` in a bucket, read in every way, equals one in a folder."""
     assert objects(url) == contents(store)
-    assert not files().exists(f"{url}.lock")
+    assert not Location.of(f"{url}.lock").files().exists(f"{url}.lock")
     batch = StoreReader(url).read([9, 0, 4])
     for name, values in batch.items():
         np.testing.assert_array_equal(values, written[name][[9, 0, 4]])
     assert StoreReader(url).read_all("id").tolist() == written["id"].tolist()
-    found = describe(url)
+    found = describe(Path(url))  # as the command line gives it
+    assert found["path"] == url
     assert found["shapes"] == {"done": 9, "skipped": 1, "pending": 0}
     assert found["stored_bytes"] == describe(store)["stored_bytes"]
     assert check_store(url)[1] == []
+
+
+def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_store, written):
+    assert_equals_folder(write_store(f"{bucket}/folder/shapes.zarr", spec), store, written)
 
 
 def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
