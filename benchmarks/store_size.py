@@ -12,8 +12,10 @@ orthonormal rows: it keeps all lengths and angles, but the features stay in a sp
 dimensions as the network has channels. With `--image-model ViT-B-16-quickgelu` and CLIP's weights
 nothing is changed.
 
-`--options` also measures smaller encodings, which the store does not offer. What they learn from
-data they learn from the first half of the shapes; all figures are of the second half.
+`--options` also measures smaller encodings: larger steps, which `store.int8_step` sets, and others
+that the store does not offer. What they learn from data they learn from the first half of the
+shapes; all figures are of the second half. Features brought to 512 channels are redundant, which
+favors principal components: `--own-channels` leaves them as they are.
 """
 
 from __future__ import annotations
@@ -54,7 +56,6 @@ from i2pmae.store.writer import open_writer
 IMAGE_SIZE, GRID, CHANNELS = 224, (14, 14), 512
 VIEWS = ViewConfig()  # the paper's
 AXES = view_axes(VIEWS.n_views)
-FLOAT32_BYTES = VIEWS.n_views * GRID[0] * GRID[1] * CHANNELS * 4  # of a shape's dense features
 COMPARED = 512  # points per shape
 BATCH = 8
 CODEBOOK = 256  # entries, one byte
@@ -77,6 +78,9 @@ def main() -> None:
     parser.add_argument(
         "--image-size", type=int, help="pixels; default: the network's own, 448 for the Lite0"
     )
+    parser.add_argument(
+        "--own-channels", action="store_true", help="keep the network's instead of 512"
+    )
     parser.add_argument("--folder", type=Path, help="where to put the store; default: temporary")
     options = parser.parse_args()
     if options.quick:
@@ -92,7 +96,8 @@ def main() -> None:
         dtype=pick_dtype("auto", device),
     )
     points = load_points(options.data, options.shapes, options.points)
-    features, others = encode_shapes(points, image_model)
+    n_channels = image_model.channels if options.own_channels else CHANNELS
+    features, others = encode_shapes(points, image_model, n_channels)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         path = Path(name) / "real.zarr"
         write_store(path, features, others)
@@ -105,7 +110,7 @@ def main() -> None:
     for key, value in result.items():
         print(f"{key:30} {value:12.5f}")
     for key, found in smaller.items():
-        print(f"{key:44} 1/{1 / found['features_vs_fp32']:5.1f}  cosine {found['cosine']:.5f}")
+        print(f"{key:56} 1/{1 / found['features_vs_fp32']:5.1f}  cosine {found['cosine']:.5f}")
 
 
 def load_points(data: Path, n_shapes: int, n_points: int) -> Tensor:
@@ -120,14 +125,16 @@ def load_points(data: Path, n_shapes: int, n_points: int) -> Tensor:
     return torch.from_numpy(round_points(canonical.numpy()))
 
 
-def encode_shapes(points: Tensor, image_model: ImageModel) -> tuple[Array, dict[str, Array]]:
+def encode_shapes(
+    points: Tensor, image_model: ImageModel, n_channels: int
+) -> tuple[Array, dict[str, Array]]:
     """Features (S, V, h, w, C) of the wanted size, zero where no point reads, and the rest."""
-    batches = [encode_batch(batch, image_model) for batch in points.split(BATCH)]
+    batches = [encode_batch(batch, image_model, n_channels) for batch in points.split(BATCH)]
     whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return whole.pop("features"), {**whole, "points": points.numpy()}
 
 
-def encode_batch(points: Tensor, image_model: ImageModel) -> dict[str, Array]:
+def encode_batch(points: Tensor, image_model: ImageModel, n_channels: int) -> dict[str, Array]:
     """As stage one does, but with grid and channels brought to size."""
     drawn = points[:, : VIEWS.sum_points]
     size = image_model.image_size
@@ -139,8 +146,8 @@ def encode_batch(points: Tensor, image_model: ImageModel) -> dict[str, Array]:
     )
     saliency = saliency[:, rows][:, :, columns].unflatten(0, seen.shape[:2])
     features = features[:, rows][:, :, columns].unflatten(0, seen.shape[:2])
-    if image_model.channels != CHANNELS:
-        features = features @ orthonormal(image_model.channels)
+    if image_model.channels != n_channels:
+        features = features @ orthonormal(image_model.channels, n_channels)
     pixel_map = fit_pixels(points, AXES, IMAGE_SIZE)
     read = patches_read(pixels(points, pixel_map, AXES, IMAGE_SIZE), GRID, IMAGE_SIZE)
     depth = render(drawn, pixel_map, AXES, IMAGE_SIZE, VIEWS.depth)
@@ -154,10 +161,10 @@ def encode_batch(points: Tensor, image_model: ImageModel) -> dict[str, Array]:
     }
 
 
-def orthonormal(n_channels: int) -> Tensor:
+def orthonormal(n_found: int, n_wanted: int) -> Tensor:
     """The fixed matrix from a network's channels to the wanted ones."""
     generator = torch.Generator().manual_seed(0)
-    empty = torch.empty(n_channels, CHANNELS)
+    empty = torch.empty(n_found, n_wanted)
     return torch.nn.init.orthogonal_(empty, generator=generator)
 
 
@@ -170,7 +177,7 @@ def write_store(path: Path, features: Array, others: dict[str, Array]) -> None:
         n_views=VIEWS.n_views,
         image_size=IMAGE_SIZE,
         grid=GRID,
-        channels=CHANNELS,
+        channels=features.shape[-1],
     )
     whole = {
         **others,
@@ -199,9 +206,10 @@ def measure(path: Path, features: Array) -> dict[str, float]:
     stored = StoreReader(path).read(np.arange(n_shapes))
     found = similarities(features, dequantize(stored["features"], stored["feature_scale"]), stored)
     of_features = sizes["features"] + sizes["feature_scale"]
+    dense = features.nbytes
     return {
-        "features_vs_fp32": of_features / n_shapes / FLOAT32_BYTES,
-        "all_vs_fp32": sum(sizes.values()) / n_shapes / FLOAT32_BYTES,
+        "features_vs_fp32": of_features / dense,
+        "all_vs_fp32": sum(sizes.values()) / dense,
         "cosine": float(found.mean()),
         "cosine_lowest_1_percent": float(np.quantile(found, 0.01)),
         "read_share": float(features.any(axis=-1).mean()),
@@ -233,7 +241,7 @@ def measure_options(
     features: Array, others: dict[str, Array]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Size and fidelity of smaller encodings of the second half of the shapes."""
-    half = len(features) // 2
+    half, n_channels = len(features) // 2, features.shape[-1]
     known = features[:half][features[:half].any(axis=-1)]  # (patches, C)
     unseen, rest = features[half:], {name: array[half:] for name, array in others.items()}
 
@@ -241,25 +249,33 @@ def measure_options(
         compress = Zstd(level=3).encode  # as the store does
         size = np.mean([len(compress(np.ascontiguousarray(code))) for code in codes])
         return {
-            "features_vs_fp32": float(size + 4 * n_scales) / FLOAT32_BYTES,
+            "features_vs_fp32": float(size + 4 * n_scales) / unseen[0].nbytes,
             "cosine": float(similarities(unseen, decoded, rest).mean()),
         }
 
-    for step in (0.1, 0.15, 0.2):
+    for step in (0.1, 0.15, 0.2, 0.25, 0.3):
         codes, scale = quantize(unseen, step)
-        yield f"int8, step {step}", report(codes, dequantize(codes, scale), CHANNELS)
+        yield f"int8, step {step}", report(codes, dequantize(codes, scale), n_channels)
     basis = principal_components(known)
-    for kept, step in ((CHANNELS, 0.1), (CHANNELS, 0.15), (CHANNELS // 2, 0.1)):
+    for kept, step in ((n_channels, 0.1), (n_channels, 0.15), (n_channels // 2, 0.1)):
         codes, scale = quantize_components(unseen @ basis[:, :kept], step)
         decoded = dequantize(codes, scale) @ basis[:, :kept].T
         yield f"{kept} principal components, int8, step {step}", report(codes, decoded, kept)
+    mean, read = known.mean(axis=0), unseen.any(axis=-1)[..., None]
+    basis = principal_components(known - mean)
+    for step in (0.1, 0.2):
+        codes, scale = quantize_components((unseen - mean) * read @ basis, step)
+        decoded = (dequantize(codes, scale) @ basis.T + mean) * read
+        name = f"{n_channels} principal components about the mean, int8, step {step}"
+        yield name, report(codes, decoded, n_channels)
     books = codebooks(known)
     codes, decoded = nearest_entries(unseen, books)
-    yield f"product quantization, {CHANNELS // SUBVECTOR} bytes a patch", report(codes, decoded, 0)
+    name = f"product quantization, {n_channels // SUBVECTOR} bytes a patch"
+    yield name, report(codes, decoded, 0)
 
 
 def principal_components(vectors: Array) -> Array:
-    """Orthonormal columns (C, C), strongest first; the mean is not taken off."""
+    """Orthonormal columns (C, C), strongest first."""
     _, columns = np.linalg.eigh(vectors.T @ vectors)
     return np.ascontiguousarray(columns[:, ::-1])
 
@@ -272,7 +288,7 @@ def quantize_components(components: Array, relative_step: float) -> tuple[Array,
     """
     values = components.reshape(len(components), -1, components.shape[-1])
     read = np.maximum(values.any(axis=2).sum(axis=1), 1)
-    level = np.sqrt(np.einsum("bpc,bpc->b", values, values) / read / CHANNELS)
+    level = np.sqrt(np.einsum("bpc,bpc->b", values, values) / read / components.shape[-1])
     scale = np.maximum(relative_step * level[:, None], np.abs(values).max(axis=1) / LARGEST_CODE)
     codes = np.rint(values / scale[:, None]).astype(np.int8)
     return codes.reshape(components.shape), scale.astype(np.float32)

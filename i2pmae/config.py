@@ -134,6 +134,7 @@ class StoreConfig(Config):
     """How the store is written."""
 
     dtype: Literal["int8", "float16", "float32"] = "int8"
+    int8_step: float = Field(0.1, gt=0, le=1)  # rounding, in root mean squares of a channel
     shard_size: int = Field(64, gt=0)  # shapes per shard
 
 

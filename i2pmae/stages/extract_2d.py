@@ -31,7 +31,7 @@ from i2pmae.interrupts import remember_saved
 from i2pmae.progress import Progress, note, warn
 from i2pmae.store.location import Location
 from i2pmae.store.metadata import load_info
-from i2pmae.store.quantize import encode, round_points
+from i2pmae.store.quantize import RELATIVE_STEP, encode, round_points
 from i2pmae.store.schema import DONE, SKIPPED, StoreSpec, arrays
 from i2pmae.store.writer import StoreWriter, open_writer
 
@@ -500,7 +500,7 @@ def _fill(
     rows: Arrays = {name: tensor.numpy() for name, tensor in encoded.items()}
     rows["depth"] = np.rint(rows["depth"] * 255).astype(np.uint8)
     rows["pixel_shift"] = rows["pixel_shift"].astype(np.int16)
-    rows |= encode(rows["features"], config.store.dtype)
+    rows |= encode(rows["features"], config.store.dtype, config.store.int8_step)
     rows["points"] = loaded.points
     if loaded.parts is not None:
         rows["parts"] = loaded.parts
@@ -607,6 +607,8 @@ def _settings(
     config: ExtractConfig, source: ShapeSource, image_model: ImageModelFacts
 ) -> dict[str, Any]:
     """What decides the store's contents; a continued run must bring the same."""
+    store = config.store
+    told = store.dtype == "int8" and store.int8_step != RELATIVE_STEP  # as in older stores
     return {
         "layout": source.layout,
         "split": config.split,
@@ -625,6 +627,7 @@ def _settings(
             "precision": image_model.precision,
         },
         "views": to_plain(config.views),
+        **({"int8_step": store.int8_step} if told else {}),
     }
 
 

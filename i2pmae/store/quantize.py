@@ -72,17 +72,20 @@ def dequantize(codes: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[n
     return codes.astype(np.float32) * scale[:, None, None, None, :]
 
 
-def encode(features: NDArray[np.float32], dtype: str) -> dict[str, NDArray[np.generic]]:
+def encode(
+    features: NDArray[np.float32], dtype: str, relative_step: float = RELATIVE_STEP
+) -> dict[str, NDArray[np.generic]]:
     """Features as a store of this dtype holds them.
 
     Args:
         features: (B, V, h, w, C) float32, finite; patches that are never read are zero.
         dtype: int8, float16 or float32.
+        relative_step: of int8, see `quantize`.
 
     Returns:
         `features`, and with int8 `feature_scale`.
     """
     if dtype == "int8":
-        codes, scale = quantize(features)
+        codes, scale = quantize(features, relative_step)
         return {"features": codes, "feature_scale": scale}
     return {"features": features.astype(dtype)}

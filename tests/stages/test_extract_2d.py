@@ -14,7 +14,7 @@ from i2pmae.errors import DataError, StoreMismatchError, WeightsError
 from i2pmae.geometry.projection import view_axes
 from i2pmae.geometry.transforms import normalize_to_unit_sphere
 from i2pmae.image_model import load_image_model
-from i2pmae.stages import extract_2d
+from i2pmae.stages import extract_2d, verify
 from i2pmae.store import StoreReader, open_cache
 from i2pmae.store.quantize import round_points
 from i2pmae.store.writer import StoreWriter
@@ -71,6 +71,23 @@ def test_float32_features_are_stored_unchanged(tmp_path):
     np.testing.assert_allclose(
         open_cache(rounded)["features"].compute(), features, rtol=1e-3, atol=1e-6
     )
+
+
+def test_a_larger_step_makes_a_smaller_store_that_verifies(store, tmp_path):
+    path = tmp_path / "coarse.zarr"
+    extract_2d.run(extract_config(path, store=StoreConfig(shard_size=8, int8_step=0.4)))
+    fine, coarse = open_cache(store), open_cache(path)
+    scales = [cache["feature_scale"].compute() for cache in (fine, coarse)]
+    np.testing.assert_allclose(scales[1], 4 * scales[0], rtol=1e-5)
+    values = [cache["features"].compute() for cache in (fine, coarse)]
+    half_steps = scales[0][:, None, None, None] * (0.5 + 2)
+    assert (np.abs(values[1] - values[0]) <= half_steps * 1.001).all()
+    sizes = [
+        sum(file.stat().st_size for file in (p / "features").rglob("*") if file.is_file())
+        for p in (store, path)
+    ]
+    assert sizes[1] < 0.75 * sizes[0]
+    assert verify.run(path, recompute=2)["ok"]
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
@@ -131,6 +148,7 @@ def test_a_finished_store_is_left_alone(store):
         ({"views": ViewConfig(depth="nearest")}, "depth"),
         ({"views": ViewConfig(n_views=6)}, "n_views"),
         ({"store": StoreConfig(shard_size=8, dtype="float16")}, "dtype"),
+        ({"store": StoreConfig(shard_size=8, int8_step=0.2)}, r"int8_step.*expects 0\.2"),
         ({"limit": 19}, "n_shapes"),
     ],
 )
