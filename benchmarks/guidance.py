@@ -79,21 +79,55 @@ STORES: dict[str, tuple[str, ...]] = {
     "lite0": LITE0,
     "lite0-copies": LITE0,
     "vit-nearest": (*VIT, "--set", "views.depth=nearest"),
+    "vit-sparse": (*VIT, "--set", "views.sum_points=512"),
+    "vit-1-view": (*VIT, "--set", "views.n_views=1"),
+    "vit-6-views": (*VIT, "--set", "views.n_views=6"),
+    "vit-float16": (*VIT, "--set", "store.dtype=float16"),
+    "vit-coarse": (*VIT, "--set", "store.int8_step=0.3"),
+    "vit-half": VIT,
+    "vit-quarter": VIT,
 }
 
-# Stores of this many copies of each shape, each stretched along the axes as augmentation does, the
-# same for all seeds. One pass over them stands in for rendering clouds anew in each epoch. What it
-# leaves out: shift and size, which change the values of a `sum` depth map a little.
-VARIANTS = {"lite0-copies": 4}
+
+@dataclass(frozen=True)
+class Chosen:
+    """Training shapes that a store is made of.
+
+    Attributes:
+        every: second, fourth or so-manyth shape.
+        copies: of each, stretched along the axes as augmentation does, the same for all seeds; 0:
+            the shape as it is.
+    """
+
+    every: int = 1
+    copies: int = 0
+
+
+# One pass over four copies stands in for rendering clouds anew in each epoch. What it leaves out:
+# shift and size, which change the values of a `sum` depth map a little.
+CHOSEN = {
+    "lite0-copies": Chosen(copies=4),
+    "vit-half": Chosen(every=2),
+    "vit-quarter": Chosen(every=4),
+}
+
+
+def as_many_steps(epochs: int) -> tuple[str, ...]:
+    """Settings for the steps of the recipe's four epochs in another number of epochs."""
+    return (
+        f"epochs={epochs}",
+        f"optim.cosine_epochs={epochs}",
+        f"optim.warmup_epochs={epochs / 4}",
+    )
+
 
 RANDOM_MASKS = "masking.strategy=random"
 ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
 LONG = ("epochs=16", "optim.cosine_epochs=16")
-ONE_PASS = (  # of four copies, which the network still sees in other sizes and places
-    *("epochs=1", "optim.cosine_epochs=1", "optim.warmup_epochs=0.25"),
-    "augment.scale_per_axis=false",
-)
+# Over four copies, which the network still sees in other sizes and places.
+ONE_PASS = (*as_many_steps(1), "augment.scale_per_axis=false")
 AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
+GENTLE = (*AS_THEY_LIE, "optim.lr=1e-3")  # fine-tuning
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
 ARMS: dict[str, Arm] = {
     "2d-features": Arm("2D features, mean over patches, no 3D network", seeds=1, features="2d"),
@@ -103,7 +137,7 @@ ARMS: dict[str, Arm] = {
     "masking-only": Arm("2D-guided masking, 3D target only", ("targets.kind=3d",), 5),
     "random": Arm("random weights, not trained", (), 5, features="random"),
     "random-vit": Arm("2D network with random weights", (), 5, "vit-random"),
-    "16-epochs-as-they-lie": Arm("16 epochs, no augmentation", (*LONG, *AS_THEY_LIE)),
+    "16-epochs-as-they-lie": Arm("16 epochs, no augmentation", (*LONG, *AS_THEY_LIE), 5),
     "3d-only-16-epochs-as-they-lie": Arm(
         "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE)
     ),
@@ -130,10 +164,27 @@ ARMS: dict[str, Arm] = {
     "targets-on-all": Arm("2D targets on all tokens", ("targets.tokens_2d=all",)),
     "targets-on-masked": Arm("2D targets on masked tokens", ("targets.tokens_2d=masked",)),
     "temperature-0.25": Arm("saliency of temperature .25", ("masking.temperature=0.25",)),
+    "nearest": Arm("depth of the nearest point", (), 3, "vit-nearest"),
+    "sparse": Arm("depth maps of 512 points", (), 3, "vit-sparse"),
+    "1-view": Arm("one view", (), 3, "vit-1-view"),
+    "6-views": Arm("six views", (), 3, "vit-6-views"),
+    "float16": Arm("float16 store", (), 3, "vit-float16"),
+    "coarse": Arm("int8 store, steps three times as large", (), 3, "vit-coarse"),
+    "half": Arm("half of the shapes, as many steps", as_many_steps(8), 3, "vit-half"),
+    "quarter": Arm("a quarter of the shapes, as many steps", as_many_steps(16), 3, "vit-quarter"),
     "finetune-i2p-mae": Arm("fine-tuned from I2P-MAE", start="i2p-mae"),
     "finetune-3d-only": Arm("fine-tuned from 3D only", start="3d-only"),
     "finetune-scratch": Arm(
         "fine-tuned from random weights", ("from_scratch=true",), start="i2p-mae"
+    ),
+    "finetune-16-epochs-as-they-lie": Arm(
+        "fine-tuned from `16-epochs-as-they-lie`", GENTLE, 5, start="16-epochs-as-they-lie"
+    ),
+    "finetune-scratch-as-they-lie": Arm(
+        "fine-tuned from random weights, no augmentation",
+        (*GENTLE, "from_scratch=true"),
+        5,
+        start="16-epochs-as-they-lie",
     ),
 }
 
@@ -258,8 +309,8 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
     if timing.exists():
         return True
     data = options.data
-    if store in VARIANTS:
-        data = write_variants(options, options.work / "variants" / store, VARIANTS[store])
+    if store in CHOSEN:
+        data = write_chosen(options, options.work / "shapes" / store, CHOSEN[store])
     command = [sys.executable, "-m", "i2pmae", "extract-2d", str(data)]
     command += ["--cache", str(path), "--json", *STORES[store]]
     if options.vit and store.startswith("vit") and "random" not in STORES[store]:
@@ -278,8 +329,8 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
     return True
 
 
-def write_variants(options: argparse.Namespace, folder: Path, count: int) -> Path:
-    """Copies of the training shapes, each stretched anew along the axes."""
+def write_chosen(options: argparse.Namespace, folder: Path, chosen: Chosen) -> Path:
+    """A folder of the training shapes that a store is made of."""
     import torch
 
     from i2pmae.config import PretrainConfig
@@ -289,12 +340,12 @@ def write_variants(options: argparse.Namespace, folder: Path, count: int) -> Pat
     low, high = PretrainConfig(out=folder).augment.scale
     source, rng = open_source(options.data, split="train"), np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(len(source)):
+    for index in range(0, len(source), chosen.every):
         points = torch.from_numpy(source.load(index).points)[None]
         points = normalize_to_unit_sphere(points)[0].numpy()
-        for copy in range(count):
-            stretched = points * rng.uniform(low, high, 3).astype(np.float32)
-            np.save(folder / f"{index:05d}-{copy}.npy", stretched)
+        stretches = [rng.uniform(low, high, 3) for _ in range(chosen.copies)] or [np.ones(3)]
+        for copy, stretch in enumerate(stretches):
+            np.save(folder / f"{index:05d}-{copy}.npy", points * stretch.astype(np.float32))
     return folder
 
 
@@ -582,7 +633,9 @@ def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
     first = {arm: found for arm, found in done.items() if arm not in fine}
     yield from tables_of(first, ("3d-only", "targets-only", "random", "random-vit"))
     if fine:
-        yield from tables_of(fine, ("finetune-scratch", "finetune-3d-only"))
+        yield from tables_of(
+            fine, ("finetune-scratch", "finetune-3d-only", "finetune-scratch-as-they-lie")
+        )
 
 
 def tables_of(done: Mapping[str, list[dict[str, Any]]], others: Sequence[str]) -> Iterator[str]:

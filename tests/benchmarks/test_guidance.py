@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import time
 from dataclasses import replace
 
@@ -60,7 +61,7 @@ def test_every_arm_has_a_store_and_valid_settings(guidance, tmp_path):
         if arm.start is None:
             guidance.settings_of(name, 0, options)
         else:
-            assert arm.start in guidance.MAIN  # is trained before
+            assert guidance.ARMS[arm.start].seeds >= arm.seeds  # is trained before
             for kind in guidance.FINETUNINGS:
                 guidance.finetuning_of(name, kind, 0, options)
 
@@ -69,12 +70,20 @@ def test_copies_are_trained_on_as_the_shapes_are(guidance, tmp_path):
     options = argparse.Namespace(work=tmp_path)
     one, copies = (guidance.settings_of(arm, 0, options) for arm in ("lite0", "lite0-copies"))
     assert copies.augment == one.augment.model_copy(update={"scale_per_axis": False})
-    count = guidance.VARIANTS["lite0-copies"]
-    for ours, theirs in zip(
-        *((c.epochs, c.optim.warmup_epochs, c.optim.cosine_epochs) for c in (copies, one)),
-        strict=True,
-    ):
-        assert ours * count == theirs
+    assert times(copies, guidance.CHOSEN["lite0-copies"].copies) == times(one, 1)
+
+
+def times(config, factor):
+    optim = config.optim
+    return [factor * n for n in (config.epochs, optim.warmup_epochs, optim.cosine_epochs)]
+
+
+@pytest.mark.parametrize("arm", ["half", "quarter"])
+def test_fewer_shapes_are_trained_on_for_as_many_steps(guidance, tmp_path, arm):
+    options = argparse.Namespace(work=tmp_path)
+    fewer, all_of_them = (guidance.settings_of(name, 0, options) for name in (arm, "i2p-mae"))
+    every = guidance.CHOSEN[guidance.ARMS[arm].store].every
+    assert times(fewer, 1) == times(all_of_them, every)
 
 
 def test_no_two_runs_work_with_one_network(guidance):
@@ -185,10 +194,22 @@ def test_a_comparison_from_end_to_end(guidance, tiny):
     assert run["settings"]["finetuned"]["encoder"]["widths"] == [12, 24, 48]  # the checkpoint's
 
 
-def test_variants_are_stretched_copies(guidance, tiny):
+def test_some_of_the_shapes_as_they_are(guidance, tiny):
     from i2pmae.datasets import open_source
 
-    folder = guidance.write_variants(tiny, tiny.work / "variants", 2)
+    folder = guidance.write_chosen(tiny, tiny.work / "shapes", guidance.Chosen(every=4))
+    source = open_source("procedural", split="train")
+    files = sorted(folder.iterdir())
+    assert len(files) == math.ceil(len(source) / 4)
+    points, found = source.load(4).points, np.load(files[1])
+    sizes = np.ptp(found, axis=0) / np.ptp(points, axis=0)
+    np.testing.assert_allclose(sizes, sizes[0], rtol=1e-5)
+
+
+def test_copies_are_stretched(guidance, tiny):
+    from i2pmae.datasets import open_source
+
+    folder = guidance.write_chosen(tiny, tiny.work / "shapes", guidance.Chosen(copies=2))
     source = open_source("procedural", split="train")
     files = sorted(folder.iterdir())
     assert len(files) == 2 * len(source)
