@@ -60,6 +60,7 @@ class Arm:
         features: of a trained network, of one with random weights, or the pooled 2D features
             themselves.
         start: another arm, whose networks are fine-tuned.
+        against: arms that the tables compare it with, seed by seed.
     """
 
     what: str
@@ -68,6 +69,7 @@ class Arm:
     store: str = "vit"
     features: Literal["trained", "random", "2d"] = "trained"
     start: str | None = None
+    against: tuple[str, ...] = ("i2p-mae",)
 
 
 VIT = ("--image-model", "timm:vit_small_patch14_dinov2", "--image-size", "224")
@@ -77,6 +79,7 @@ STORES: dict[str, tuple[str, ...]] = {
     "vit-test": (*VIT, "--split", "test"),  # for the features themselves
     "vit-random": (*VIT, "--pretrained", "random"),
     "lite0": LITE0,
+    "lite0-random": (*LITE0, "--pretrained", "random"),
     "lite0-copies": LITE0,
     "vit-nearest": (*VIT, "--set", "views.depth=nearest"),
     "vit-sparse": (*VIT, "--set", "views.sum_points=512"),
@@ -129,34 +132,69 @@ ONE_PASS = (*as_many_steps(1), "augment.scale_per_axis=false")
 AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
 GENTLE = (*AS_THEY_LIE, "optim.lr=1e-3")  # fine-tuning
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
+PRETRAINED_LONG, SCRATCH = "16-epochs-as-they-lie", "finetune-scratch"
 ARMS: dict[str, Arm] = {
     "2d-features": Arm("2D features, mean over patches, no 3D network", seeds=1, features="2d"),
-    "i2p-mae": Arm("2D-guided masking and 2D targets", (), 5),
-    "3d-only": Arm("random masking, 3D target only (Point-M2AE)", ONLY_3D, 5),
-    "targets-only": Arm("random masking, 2D targets", (RANDOM_MASKS,), 5),
-    "masking-only": Arm("2D-guided masking, 3D target only", ("targets.kind=3d",), 5),
-    "random": Arm("random weights, not trained", (), 5, features="random"),
-    "random-vit": Arm("2D network with random weights", (), 5, "vit-random"),
-    "16-epochs-as-they-lie": Arm("16 epochs, no augmentation", (*LONG, *AS_THEY_LIE), 5),
+    "i2p-mae": Arm(
+        "2D-guided masking and 2D targets",
+        seeds=5,
+        against=("3d-only", "targets-only", "random", "random-vit"),
+    ),
+    "3d-only": Arm("random masking, 3D target only (Point-M2AE)", ONLY_3D, 5, against=("random",)),
+    "targets-only": Arm(
+        "random masking, 2D targets", (RANDOM_MASKS,), 5, against=("3d-only", "random-vit")
+    ),
+    "masking-only": Arm(
+        "2D-guided masking, 3D target only", ("targets.kind=3d",), 5, against=("3d-only",)
+    ),
+    "random": Arm("random weights, not trained", (), 5, features="random", against=()),
+    "random-vit": Arm(
+        "2D network with random weights", (), 5, "vit-random", against=("3d-only", "random")
+    ),
+    PRETRAINED_LONG: Arm(
+        "16 epochs, no augmentation",
+        (*LONG, *AS_THEY_LIE),
+        5,
+        against=(
+            "i2p-mae",
+            "random",
+            "3d-only-16-epochs-as-they-lie",
+            "3d-only-equal-time",
+            "random-vit-16-epochs-as-they-lie",
+        ),
+    ),
     "3d-only-16-epochs-as-they-lie": Arm(
-        "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE)
+        "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE), against=("3d-only",)
     ),
     "random-vit-16-epochs-as-they-lie": Arm(
         "2D network with random weights, 16 epochs, no augmentation",
         (*LONG, *AS_THEY_LIE),
-        3,
-        "vit-random",
+        store="vit-random",
+        against=("random-vit",),
     ),
     "3d-only-equal-time": Arm(  # more epochs than fit into the time of 16 and of the features
-        "3D only, as long as `16-epochs-as-they-lie` with its features",
+        f"3D only, as long as `{PRETRAINED_LONG}` with its features",
         (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
+        against=("3d-only", "random"),
     ),
-    "lite0": Arm("EfficientNet-Lite0 instead of the ViT", (), 3, "lite0"),
-    "lite0-copies": Arm("Lite0, one pass over four stretched copies", ONE_PASS, 3, "lite0-copies"),
+    "lite0": Arm(
+        "EfficientNet-Lite0 instead of the ViT",
+        store="lite0",
+        against=("i2p-mae", "3d-only", "random-lite0"),
+    ),
+    "random-lite0": Arm("Lite0 with random weights", store="lite0-random", against=("3d-only",)),
+    "lite0-copies": Arm(
+        "Lite0, one pass over four stretched copies",
+        ONE_PASS,
+        store="lite0-copies",
+        against=("lite0",),
+    ),
     "16-epochs": Arm("2D-guided masking and 2D targets, 16 epochs", LONG),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
     "3d-only-paper-init": Arm(
-        "3D only, initial weights as in the paper", (*ONLY_3D, "encoder.init=paper")
+        "3D only, initial weights as in the paper",
+        (*ONLY_3D, "encoder.init=paper"),
+        against=("3d-only",),
     ),
     "raw-targets": Arm("2D targets not standardized", ("targets.standardize=false",)),
     "flat-softmax": Arm("saliency not standardized, as released", ("masking.standardize=false",)),
@@ -164,27 +202,36 @@ ARMS: dict[str, Arm] = {
     "targets-on-all": Arm("2D targets on all tokens", ("targets.tokens_2d=all",)),
     "targets-on-masked": Arm("2D targets on masked tokens", ("targets.tokens_2d=masked",)),
     "temperature-0.25": Arm("saliency of temperature .25", ("masking.temperature=0.25",)),
-    "nearest": Arm("depth of the nearest point", (), 3, "vit-nearest"),
-    "sparse": Arm("depth maps of 512 points", (), 3, "vit-sparse"),
-    "1-view": Arm("one view", (), 3, "vit-1-view"),
-    "6-views": Arm("six views", (), 3, "vit-6-views"),
-    "float16": Arm("float16 store", (), 3, "vit-float16"),
-    "coarse": Arm("int8 store, steps three times as large", (), 3, "vit-coarse"),
-    "half": Arm("half of the shapes, as many steps", as_many_steps(8), 3, "vit-half"),
-    "quarter": Arm("a quarter of the shapes, as many steps", as_many_steps(16), 3, "vit-quarter"),
-    "finetune-i2p-mae": Arm("fine-tuned from I2P-MAE", start="i2p-mae"),
-    "finetune-3d-only": Arm("fine-tuned from 3D only", start="3d-only"),
-    "finetune-scratch": Arm(
-        "fine-tuned from random weights", ("from_scratch=true",), start="i2p-mae"
+    "nearest": Arm("depth of the nearest point", store="vit-nearest"),
+    "sparse": Arm("depth maps of 512 points", store="vit-sparse"),
+    "1-view": Arm("one view", store="vit-1-view"),
+    "6-views": Arm("six views", store="vit-6-views"),
+    "float16": Arm("float16 store", store="vit-float16"),
+    "coarse": Arm("int8 store, steps three times as large", store="vit-coarse"),
+    "half": Arm("half of the shapes, as many steps", as_many_steps(8), store="vit-half"),
+    "quarter": Arm(
+        "a quarter of the shapes, as many steps", as_many_steps(16), store="vit-quarter"
     ),
-    "finetune-16-epochs-as-they-lie": Arm(
-        "fine-tuned from `16-epochs-as-they-lie`", GENTLE, 5, start="16-epochs-as-they-lie"
+    "finetune-i2p-mae": Arm(
+        "fine-tuned from I2P-MAE", start="i2p-mae", against=(SCRATCH, "finetune-3d-only")
     ),
-    "finetune-scratch-as-they-lie": Arm(
+    "finetune-3d-only": Arm("fine-tuned from 3D only", start="3d-only", against=(SCRATCH,)),
+    SCRATCH: Arm(
+        "fine-tuned from random weights", ("from_scratch=true",), start="i2p-mae", against=()
+    ),
+    f"finetune-{PRETRAINED_LONG}": Arm(
+        f"fine-tuned from `{PRETRAINED_LONG}`",
+        GENTLE,
+        5,
+        start=PRETRAINED_LONG,
+        against=(f"{SCRATCH}-as-they-lie",),
+    ),
+    f"{SCRATCH}-as-they-lie": Arm(
         "fine-tuned from random weights, no augmentation",
         (*GENTLE, "from_scratch=true"),
         5,
-        start="16-epochs-as-they-lie",
+        start=PRETRAINED_LONG,
+        against=(SCRATCH,),
     ),
 }
 
@@ -631,15 +678,13 @@ def tables(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
     """Scores of every arm; differences between arms, seed by seed, with their intervals."""
     fine = {arm: found for arm, found in done.items() if ARMS[arm].start}
     first = {arm: found for arm, found in done.items() if arm not in fine}
-    yield from tables_of(first, ("3d-only", "targets-only", "random", "random-vit"))
-    if fine:
-        yield from tables_of(
-            fine, ("finetune-scratch", "finetune-3d-only", "finetune-scratch-as-they-lie")
-        )
+    for found in (first, fine):
+        if found:
+            yield from tables_of(found)
 
 
-def tables_of(done: Mapping[str, list[dict[str, Any]]], others: Sequence[str]) -> Iterator[str]:
-    """Arms that have the same scores, and what they differ by from some of them."""
+def tables_of(done: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Arms that have the same scores, and what each differs by from others."""
     names = list(dict.fromkeys(name for found in done.values() for name in found[0]["scores"]))
     lines = [f"| arm | what | seeds | {' | '.join(names)} | seconds |"]
     lines.append("|---" * (len(names) + 4) + "|")
@@ -653,19 +698,20 @@ def tables_of(done: Mapping[str, list[dict[str, Any]]], others: Sequence[str]) -
         cells = [f"`{arm}`", ARMS[arm].what, str(len(found)), *cells, f"{took:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     yield "\n".join(lines)
-    for other in others:
-        lines = [f"| minus `{other}` | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        for arm in done:
+    lines = [f"| difference | seeds | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for arm in done:
+        for other in ARMS[arm].against:
             pairs = paired(done, arm, other)
-            if arm == other or len(pairs) < 2:
+            if len(pairs) < 2:
                 continue
             both = [
                 [(a[name], b[name]) for a, b in pairs if name in a and name in b] for name in names
             ]
             cells = [difference(values) if len(values) > 1 else "" for values in both]
-            lines.append(f"| `{arm}` | {' | '.join(cells)} |")
-        if len(lines) > 2:
-            yield "\n".join(lines)
+            cells = [f"`{arm}` minus `{other}`", str(len(pairs)), *cells]
+            lines.append(f"| {' | '.join(cells)} |")
+    if len(lines) > 2:
+        yield "\n".join(lines)
 
 
 def paired(

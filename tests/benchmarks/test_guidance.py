@@ -58,6 +58,7 @@ def test_every_arm_has_a_store_and_valid_settings(guidance, tmp_path):
     options = argparse.Namespace(work=tmp_path, data="procedural")
     for name, arm in guidance.ARMS.items():
         assert arm.store in guidance.STORES
+        assert guidance.ARMS.keys() >= {*arm.against} - {name} == {*arm.against}
         if arm.start is None:
             guidance.settings_of(name, 0, options)
         else:
@@ -111,7 +112,9 @@ def test_tables_and_summary_follow_from_the_runs(guidance, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
     tables = (tmp_path / "tables.md").read_text()
     assert "| 86.0 ± 3.0 | 43.0 ± 1.5 |" in tables
-    assert "| `i2p-mae` | +3.5 [-2.9, +9.9] |" in tables  # of the two seeds that both have
+    assert (
+        "| `i2p-mae` minus `3d-only` | 2 | +3.5 [-2.9, +9.9] |" in tables
+    )  # of the two seeds that both have
 
 
 def test_fine_tuned_arms_have_tables_of_their_own(guidance, tmp_path):
@@ -129,7 +132,8 @@ def test_fine_tuned_arms_have_tables_of_their_own(guidance, tmp_path):
     lines = (tmp_path / "tables.md").read_text().splitlines()
     assert "| `random` | random weights, not trained | 1 | 1.0 | 0 |" in lines
     # Differences 10 and 12: mean 11, standard error 1, t of 1 degree of freedom 12.706.
-    assert "| `finetune-i2p-mae` | +11.0 [-1.7, +23.7] | +11.0 [-1.7, +23.7] |" in lines
+    both = "+11.0 [-1.7, +23.7]"
+    assert f"| `finetune-i2p-mae` minus `finetune-scratch` | 2 | {both} | {both} |" in lines
 
 
 @pytest.fixture
