@@ -154,7 +154,7 @@ ARMS: dict[str, Arm] = {
     PRETRAINED_LONG: Arm(
         "16 epochs, no augmentation",
         (*LONG, *AS_THEY_LIE),
-        5,
+        4,
         against=(
             "i2p-mae",
             "random",
@@ -222,14 +222,14 @@ ARMS: dict[str, Arm] = {
     f"finetune-{PRETRAINED_LONG}": Arm(
         f"fine-tuned from `{PRETRAINED_LONG}`",
         GENTLE,
-        5,
+        4,
         start=PRETRAINED_LONG,
         against=(f"{SCRATCH}-as-they-lie",),
     ),
     f"{SCRATCH}-as-they-lie": Arm(
         "fine-tuned from random weights, no augmentation",
         (*GENTLE, "from_scratch=true"),
-        5,
+        4,
         start=PRETRAINED_LONG,
         against=(SCRATCH,),
     ),
