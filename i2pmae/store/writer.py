@@ -23,6 +23,7 @@ from i2pmae.progress import warn
 from i2pmae.store.location import METADATA, Location, array_of, plain_errors
 from i2pmae.store.lock import StoreLock, lock_of
 from i2pmae.store.metadata import DIGEST, StoreInfo, digest, load_documents, load_info
+from i2pmae.store.quantize import RELATIVE_STEP
 from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, ArraySchema, StoreSpec, arrays
 
 _WAITS = (2.0, 8.0, 30.0)  # seconds before an object store is asked again
@@ -434,6 +435,8 @@ def _continued(location: Location, wanted: StoreInfo) -> StoreInfo:
 
 def _compared(info: StoreInfo) -> dict[str, Any]:
     values = info.to_json()
+    if info.spec.dtype == "int8":  # stores made before there was a choice do not say
+        values["settings"] = {"int8_step": RELATIVE_STEP} | values["settings"]
     keys = ("sizes", "settings", "class_names", "part_names")
     return {key: values[key] for key in keys}
 

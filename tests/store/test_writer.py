@@ -205,6 +205,16 @@ def test_a_damaged_status_counts_as_none(store, spec, open_):
         assert writer.pending == [1]
 
 
+@pytest.mark.parametrize(("step", "goes_on"), [(0.1, True), (0.3, False)])
+def test_a_store_that_says_no_rounding_step_has_the_usual_one(store, spec, open_, step, goes_on):
+    settings = {"image_model": {"name": "tiny", "size": [12, 12]}, "seed": 0, "int8_step": step}
+    if goes_on:
+        open_(store, spec, settings=settings).close()
+        return
+    with pytest.raises(StoreMismatchError, match=r"int8_step: the store has 0\.1, .*expects 0\.3"):
+        open_(store, spec, settings=settings)
+
+
 def test_every_difference_is_named(store, spec, open_):
     other = replace(spec, n_shapes=12, dtype="float16")
     settings = {"image_model": {"name": "large", "size": [12, 12]}, "depth": "sum"}
