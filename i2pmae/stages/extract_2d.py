@@ -31,7 +31,7 @@ from i2pmae.interrupts import remember_saved
 from i2pmae.progress import Progress, note, warn
 from i2pmae.store.location import Location
 from i2pmae.store.metadata import load_info
-from i2pmae.store.quantize import encode, round_points
+from i2pmae.store.quantize import RELATIVE_STEP, encode, round_points
 from i2pmae.store.schema import DONE, SKIPPED, StoreSpec, arrays
 from i2pmae.store.writer import StoreWriter, open_writer
 
@@ -607,6 +607,8 @@ def _settings(
     config: ExtractConfig, source: ShapeSource, image_model: ImageModelFacts
 ) -> dict[str, Any]:
     """What decides the store's contents; a continued run must bring the same."""
+    # Stores made before there was a choice do not name the usual step; neither do new ones.
+    is_told = config.store.dtype == "int8" and config.store.int8_step != RELATIVE_STEP
     return {
         "layout": source.layout,
         "split": config.split,
@@ -625,7 +627,7 @@ def _settings(
             "precision": image_model.precision,
         },
         "views": to_plain(config.views),
-        **({"int8_step": config.store.int8_step} if config.store.dtype == "int8" else {}),
+        **({"int8_step": config.store.int8_step} if is_told else {}),
     }
 
 

@@ -435,7 +435,7 @@ def _continued(location: Location, wanted: StoreInfo) -> StoreInfo:
 
 def _compared(info: StoreInfo) -> dict[str, Any]:
     values = info.to_json()
-    if info.spec.dtype == "int8":  # stores made before there was a choice do not say
+    if info.spec.dtype == "int8":  # the usual step is not recorded
         values["settings"] = {"int8_step": RELATIVE_STEP} | values["settings"]
     keys = ("sizes", "settings", "class_names", "part_names")
     return {key: values[key] for key in keys}

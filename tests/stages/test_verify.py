@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from i2pmae.cli import main
+from i2pmae.config import StoreConfig
 from i2pmae.errors import ConfigError, DataError, StoreError
 from i2pmae.stages import extract_2d, verify
 from i2pmae.store.schema import ARRAYS, arrays
@@ -118,6 +120,22 @@ def test_shapes_that_are_not_what_the_source_gives(spoiled, name):
     assert verify.run(spoiled)["ok"]
     found = verify.run(spoiled, recompute=2)
     assert {finding["array"] for finding in found["findings"]} == {name}
+
+
+@pytest.mark.parametrize(("noise", "is_sound"), [(0.01, True), (0.5, False)])
+def test_coarse_steps_are_not_damage(tmp_path, monkeypatch, noise, is_sound):
+    path = tmp_path / "x.zarr"
+    extract_2d.run(extract_config(path, limit=4, store=StoreConfig(int8_step=1)))
+    encode_batch = extract_2d.encode_batch
+
+    def on_another_machine(*arguments):
+        found = encode_batch(*arguments)
+        generator = torch.Generator().manual_seed(0)
+        spread = noise * torch.randn(found["features"].shape, generator=generator)
+        return found | {"features": found["features"] * (1 + spread)}
+
+    monkeypatch.setattr(extract_2d, "encode_batch", on_another_machine)
+    assert verify.run(path, recompute=4)["ok"] == is_sound
 
 
 def test_a_source_that_has_changed_is_named(tmp_path):

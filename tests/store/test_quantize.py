@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from i2pmae.store.quantize import dequantize, encode, quantize, round_points
+from i2pmae.config import StoreConfig
+from i2pmae.store.quantize import RELATIVE_STEP, dequantize, encode, quantize, round_points
 
 SMALL = st.floats(-8, 8, width=32)
 
@@ -48,6 +49,10 @@ def test_quantize_by_hand():
     codes, scale = quantize(features)
     np.testing.assert_allclose(scale, [[0.3, 0.1]], rtol=1e-6)
     np.testing.assert_array_equal(codes[0, 0, 0], [[10, 10], [0, 0], [0, 0]])
+
+
+def test_the_setting_has_the_step_that_stores_do_not_record():
+    assert StoreConfig().int8_step == RELATIVE_STEP
 
 
 def test_patches_that_are_not_read_change_no_scale():
