@@ -1,19 +1,20 @@
-"""What the 2D features of a store depend on: view, place of the patch, class, shape, or the patch.
+"""How much of the 2D features of a store is the same for a view, a place, a class, a shape.
 
     python benchmarks/target_variance.py runs/guidance/stores/{vit,vit-random}.zarr
 
 Features are standardized channel by channel, as `targets.standardize` does: their variance over all
-patches that a point reads is 1. Each figure is the share of it that one mean explains, in percent:
-the mean of the `view`; of the view and `place` of the patch; of the view and `class`; of the view
-and `shape`. Means come from one half of what they are taken over and are judged on the other: of
-the shapes, or for `shape` of its patches, every second one as on a chessboard. What remains differs
-from patch to patch.
+patches that a point reads is 1. Each figure is the variance, in percent, of one mean: of the
+features of a `view`; of a view and the `place` of a patch; of a view and a `class`; of a view and a
+`shape`. It is the product of the means of two halves, which has no noise of its own in it: of odd
+and even shapes, or for `shape` of the left and the right half of its patches. All of them count
+what a view's features share, so they do not add up.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 from i2pmae.store import StoreReader
 
 Array = NDArray[np.float32]
-NAMES = ("view", "place", "class", "shape")
 
 
 def main() -> None:
@@ -39,69 +39,69 @@ def main() -> None:
     if options.json:
         print(json.dumps(found))
         return
-    print(f"{'':24}" + "".join(f"{name:>8}" for name in NAMES))
     for store, shares in found.items():
-        print(f"{store:24}" + "".join(f"{shares[name]:8.1f}" for name in NAMES))
+        cells = [f"{name} {share:5.1f}" for name, share in shares.items()]
+        print(f"{store:24}", *cells, sep="  ")
 
 
 def measure(store: Path, n_shapes: int) -> dict[str, float]:
-    """Shares in percent, by name."""
+    """Shares in percent, by name; without `class` where shapes have no labels."""
     reader = StoreReader(store)
     chosen = np.random.default_rng(0).permutation(len(reader))[:n_shapes]
-    batch = reader.read(chosen, ["features", "feature_scale", "label"])
+    has_codes = reader.info.spec.dtype == "int8"
+    names = ["features", "label", *(["feature_scale"] if has_codes else [])]
+    batch = reader.read(chosen, names)
     features = batch["features"].astype(np.float32)
-    if "feature_scale" in batch:
+    if has_codes:
         features *= batch["feature_scale"][:, None, None, None]
     return shares(features, batch["label"])
 
 
 def shares(features: Array, labels: NDArray[Any]) -> dict[str, float]:
-    """Of features (S, V, h, w, C), zero where no point reads, and labels (S,)."""
+    """Of features (S, V, h, w, C), zero where no point reads, and labels (S,), -1 for none."""
     read = features.any(axis=-1)
     mean, deviation = features[read].mean(axis=0), features[read].std(axis=0)
     values = (features - mean) / np.maximum(deviation, 1e-12) * read[..., None]
-    height, width = read.shape[2:]
-    odd_shapes = np.arange(len(values)) % 2 == 1
-    chessboard = np.add.outer(np.arange(height), np.arange(width)) % 2 == 1
-    first = np.broadcast_to(odd_shapes[:, None, None, None], read.shape)
-    of_class = labels[:, None] == np.unique(labels)  # (S, classes)
-    everywhere = np.ones((len(values), 1), bool)
-    return {
-        "view": explained(values, read, first, everywhere),
-        "place": explained(values, read, first, everywhere, by_place=True),
-        "class": explained(values, read, first, of_class),
-        "shape": explained(
-            values, read, np.broadcast_to(chessboard, read.shape), np.eye(len(values), dtype=bool)
-        ),
+    sums, counts = values.sum(axis=(2, 3)), read.sum(axis=(2, 3))  # (S, V, C), (S, V)
+    odd = np.arange(len(values)) % 2 == 1
+    left = np.arange(read.shape[3]) < read.shape[3] // 2
+    classes = np.unique(labels)
+    found = {
+        "view": shared(*((sums[half].sum(0), counts[half].sum(0)) for half in (odd, ~odd))),
+        "place": shared(*((values[half].sum(0), read[half].sum(0)) for half in (odd, ~odd))),
     }
+    if len(classes) > 1:
+        of_class = labels == classes[:, None]  # (classes, S)
+        found["class"] = shared(
+            *(
+                [np.stack([x[own & half].sum(0) for own in of_class]) for x in (sums, counts)]
+                for half in (odd, ~odd)
+            )
+        )
+    found["shape"] = shared(
+        *(
+            (values[:, :, :, half].sum(axis=(2, 3)), read[..., half].sum(axis=(2, 3)))
+            for half in (left, ~left)
+        )
+    )
+    return found
 
 
-def explained(
-    values: Array,
-    read: NDArray[np.bool_],
-    first: NDArray[np.bool_],
-    groups: NDArray[np.bool_],
-    by_place: bool = False,
-) -> float:
-    """Percent of the variance that means over groups explain.
+def shared(*halves: Sequence[NDArray[Any]]) -> float:
+    """Percent of the variance that two halves of every group share.
 
     Args:
-        values: (S, V, h, w, C), zero where nothing was read.
-        read: (S, V, h, w).
-        first: (S, V, h, w), the half that means are taken from; the other is what they explain.
-        groups: (S, groups), one true value per row: whose shapes share a mean, view by view.
-        by_place: whether every place has a mean of its own.
+        halves: of each, sums (..., C) of standardized features over a group, and counts (...).
+
+    Returns:
+        nan where no group has both halves.
     """
-    over = "sg,svhwc->gvhwc" if by_place else "sg,svhwc->gvc"
-    taken, judged = read & first, read & ~first
-    sums = np.einsum(over, groups.astype(np.float32), values * taken[..., None])
-    counts = np.einsum(over, groups.astype(np.float32), taken[..., None].astype(np.float32))
-    means = sums / np.maximum(counts, 1)
-    own = means[groups.argmax(axis=1)]
-    if not by_place:
-        own = own[:, :, None, None]
-    errors = np.square(values - own).mean(axis=-1)[judged]
-    return float(100 * (1 - errors.mean() / np.square(values).mean(axis=-1)[judged].mean()))
+    means = [sums / np.maximum(counts, 1)[..., None] for sums, counts in halves]
+    products = np.mean(means[0] * means[1], axis=-1)
+    both = np.prod([counts > 0 for _, counts in halves], axis=0)
+    weights = both * sum(counts for _, counts in halves)
+    total = np.sum(weights)
+    return float(100 * np.sum(products * weights) / total) if total else float("nan")
 
 
 if __name__ == "__main__":

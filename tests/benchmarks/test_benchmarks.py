@@ -11,7 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 STEP_SIZES = ("step_seconds_by_batch", "step_mb_by_batch", "step_seconds_by_points")
-FIDELITY = ("features_vs_fp32", "all_vs_fp32", "cosine", "bytes_per_shape")
+FIDELITY = ("features_vs_fp32", "all_vs_fp32", "cosine", "cosine_standardized", "bytes_per_shape")
 
 
 def run(script: str, *options: str) -> dict:
