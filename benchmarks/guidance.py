@@ -2,10 +2,10 @@
 
 A run is one arm with one seed: pre-training with the recipe `guidance.toml` beside this script and
 the arm's changes, one thread each, then a linear SVM and smaller probes on frozen features. The
-`finetune-` arms go on from a pre-trained network as `guidance-finetune.toml` says. No choice uses
-the test split: the SVM's C comes from cross-validation on training shapes. Each finished run is a
-JSON file under `--results`; runs that exist are not done again, one that the budget or Ctrl-C
-stopped goes on where it was. Runs come in the order of `ARMS`, seed by seed.
+`finetune-` arms go on from a pre-trained network as `guidance-finetune.toml` and the arm say. No
+choice uses the test split: the SVM's C comes from cross-validation on training shapes. Each
+finished run is a JSON file under `--results`; runs that exist are not done again, one that the
+budget or Ctrl-C stopped goes on where it was. Runs come in the order of `ARMS`, seed by seed.
 
 Run it again until it says that nothing is left:
 
@@ -134,15 +134,17 @@ GENTLE = (*AS_THEY_LIE, "optim.lr=1e-3")  # fine-tuning
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
 PRETRAINED_LONG, SCRATCH = "16-epochs-as-they-lie", "finetune-scratch"
 ARMS: dict[str, Arm] = {
-    "2d-features": Arm("2D features, mean over patches, no 3D network", seeds=1, features="2d"),
+    "2d-features": Arm(
+        "2D features, mean over patches, no 3D network", seeds=1, features="2d", against=()
+    ),
     "i2p-mae": Arm(
         "2D-guided masking and 2D targets",
         seeds=5,
-        against=("3d-only", "targets-only", "random", "random-vit"),
+        against=("3d-only", "targets-only", "masking-only", "random", "random-vit"),
     ),
     "3d-only": Arm("random masking, 3D target only (Point-M2AE)", ONLY_3D, 5, against=("random",)),
     "targets-only": Arm(
-        "random masking, 2D targets", (RANDOM_MASKS,), 5, against=("3d-only", "random-vit")
+        "random masking, 2D targets", (RANDOM_MASKS,), 5, against=("3d-only", "random")
     ),
     "masking-only": Arm(
         "2D-guided masking, 3D target only", ("targets.kind=3d",), 5, against=("3d-only",)
@@ -158,6 +160,7 @@ ARMS: dict[str, Arm] = {
         against=(
             "i2p-mae",
             "random",
+            "16-epochs",
             "3d-only-16-epochs-as-they-lie",
             "3d-only-equal-time",
             "random-vit-16-epochs-as-they-lie",
@@ -170,11 +173,12 @@ ARMS: dict[str, Arm] = {
         "2D network with random weights, 16 epochs, no augmentation",
         (*LONG, *AS_THEY_LIE),
         store="vit-random",
-        against=("random-vit",),
+        against=("random-vit", "random", "3d-only-16-epochs-as-they-lie"),
     ),
     "3d-only-equal-time": Arm(  # more epochs than fit into the time of 16 and of the features
         f"3D only, as long as `{PRETRAINED_LONG}` with its features",
         (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
+        4,
         against=("3d-only", "random"),
     ),
     "lite0": Arm(
@@ -220,18 +224,18 @@ ARMS: dict[str, Arm] = {
         "fine-tuned from random weights", ("from_scratch=true",), start="i2p-mae", against=()
     ),
     f"finetune-{PRETRAINED_LONG}": Arm(
-        f"fine-tuned from `{PRETRAINED_LONG}`",
+        f"fine-tuned from `{PRETRAINED_LONG}`, no augmentation, half the rate",
         GENTLE,
         4,
         start=PRETRAINED_LONG,
         against=(f"{SCRATCH}-as-they-lie",),
     ),
     f"{SCRATCH}-as-they-lie": Arm(
-        "fine-tuned from random weights, no augmentation",
+        "fine-tuned from random weights, no augmentation, half the rate",
         (*GENTLE, "from_scratch=true"),
         4,
         start=PRETRAINED_LONG,
-        against=(SCRATCH,),
+        against=(),
     ),
 }
 

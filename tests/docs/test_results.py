@@ -49,5 +49,14 @@ def test_the_readme_repeats_rows_of_the_table():
         assert _cells(row.replace("&plusmn;", "±"))[1:] == [cells[arm][k] for k in columns]
 
 
+def test_the_readme_repeats_what_fine_tuning_reaches():
+    rows = map(_cells, (RESULTS / "tables.md").read_text().splitlines())
+    means = {row[0].strip("`"): [cell.split()[0] for cell in row[3:5]] for row in rows if row[3:5]}
+    start, scratch = (means[f"finetune-{arm}-as-they-lie"] for arm in ("16-epochs", "scratch"))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for with_it, without in zip(start, scratch, strict=True):
+        assert f"{with_it}% against {without}%" in text
+
+
 def _cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
