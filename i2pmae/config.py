@@ -87,6 +87,7 @@ class TargetConfig(Config):
     kind: Literal["both", "2d", "3d"] = "both"
     tokens_2d: Literal["visible", "masked", "all"] = "visible"  # that 2D features are asked of
     standardize: bool = False  # 2D targets to mean 0 and deviation 1, channel by channel
+    remove_shape_mean: bool = False  # 2D targets less their mean over the shape, view by view
     weight_2d: float = Field(1.0, ge=0)
     weight_3d: float = Field(1.0, ge=0)
 

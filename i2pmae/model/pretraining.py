@@ -37,6 +37,9 @@ class PretrainingModel(nn.Module):
     With `targets.standardize` the 2D loss compares features of mean 0 and deviation 1; the
     buffers `target_mean` and `target_deviation` (C,) say of which: `standardize_targets`.
     Differs from the official code, which compares raw features: a few channels rule its loss.
+    With `targets.remove_shape_mean` each shape's targets have mean 0 in every view and channel, as
+    pixels of a patch do in MAE (He et al. 2022, section 4): what remains tells parts of the shape
+    apart. Differs from the official code, which has no such option.
 
     Args:
         encoder: the encoder's settings.
@@ -146,7 +149,11 @@ class PretrainingModel(nn.Module):
         return predicted.view(*decoded.shape[:2], -1, 3)
 
     def predict_features(self, tokens: Tensor) -> Tensor:
-        """Predicted image features (M, K_1, V, C) of the neighbors of tokens (M, C_1)."""
+        """Predicted image features (M, K_1, V, C) of the neighbors of tokens (M, C_1).
+
+        With `targets.remove_shape_mean` a shape's own mean is not predicted: they are those of a
+        shape with the mean of all shapes where targets are standardized, with mean 0 otherwise.
+        """
         size = self.config.group_sizes[TARGET_LEVEL]
         predicted: Tensor = self.head_2d(tokens).view(len(tokens), size, self.n_views, -1)
         if self.standardized:
@@ -163,7 +170,8 @@ class PretrainingModel(nn.Module):
     ) -> Tensor:
         """What the 2D loss compares with, (B, L, V, C): features of visible level-0 centers.
 
-        Where masked tokens are asked as well: of all level-0 centers.
+        Where masked tokens are asked as well: of all level-0 centers. With
+        `targets.remove_shape_mean`: less their mean over these centers, view by view.
         """
         points = point_indices(grouping, 0)
         if self.targets.tokens_2d == "visible":
@@ -175,6 +183,12 @@ class PretrainingModel(nn.Module):
         found = back_project(image_features, at, self.image_size, feature_scale, dtype)
         if self.standardized:
             found.sub_(self.target_mean.to(dtype)).div_(self.target_deviation.to(dtype))
+        if self.targets.remove_shape_mean:
+            asked = packings[0].filled
+            if self.targets.tokens_2d != "visible":
+                asked = torch.ones_like(packings[0].visible)
+            share = asked / asked.sum(dim=1, keepdim=True).clamp(min=1)
+            found.sub_(share.to(dtype)[:, None, None] @ found)
         return found.transpose(1, 2)
 
     def _draw_mask(

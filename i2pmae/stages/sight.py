@@ -195,7 +195,8 @@ def _compare_features(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Centers that the network predicts features of, the true ones and the predicted ones.
 
-    A center is predicted once for every visible group it belongs to; the mean counts.
+    A center is predicted once for every visible group it belongs to; the mean counts. Where the
+    shape's own mean is not predicted, the true one takes its place.
     """
     grouping = output.grouping
     tokens = output.decoded[row][~output.masks[TARGET_LEVEL][row]]
@@ -208,6 +209,8 @@ def _compare_features(
     told = times > 0
     truth = sight.features[row][point_indices(grouping, TARGET_LEVEL - 1)[row]]
     predicted = total[told] / times[told, None]
+    if model.targets.remove_shape_mean:
+        predicted += truth[told].mean(dim=0) - predicted.mean(dim=0)
     return centers[told].numpy(), truth[told].numpy(), predicted.numpy()
 
 

@@ -172,6 +172,33 @@ def test_the_release_gets_a_head_of_raw_features(make, batch):
     torch.testing.assert_close(other.predict_features(tokens), model.predict_features(tokens))
 
 
+@pytest.mark.parametrize("asked", ["visible", "masked", "all"])
+def test_targets_without_the_mean_of_their_shape(asked, make, batch):
+    model = make(tokens_2d=asked, remove_shape_mean=True, standardize=True)
+    mean, deviation = torch.linspace(-3, 3, CHANNELS), torch.linspace(0.5, 4, CHANNELS)
+    model.standardize_targets(mean, deviation)
+    output = batch.step(model)
+    tokens = ~output.masks[1] if asked == "visible" else torch.ones_like(output.masks[1])
+    predicted, true = predicted_and_true(model, batch, output, tokens)
+    true = ((true.view(-1, CHANNELS) - mean) / deviation).view(len(true), 4, VIEWS, CHANNELS)
+    clouds = tokens.nonzero()[:, 0]
+    members = output.grouping.neighbor_indices[1][tokens]
+    means = []
+    for cloud in range(len(batch.points)):
+        of_center = {  # each counts once, in however many groups it is
+            center: value
+            for row, values in zip(members[clouds == cloud], true[clouds == cloud], strict=True)
+            for center, value in zip(row.tolist(), values, strict=True)
+        }
+        assert len(of_center) == (24 if asked != "visible" else (~output.masks[0][cloud]).sum())
+        means.append(torch.stack([*of_center.values()]).mean(dim=0))
+    true = true - torch.stack(means)[clouds][:, None]
+    error = (predicted.view_as(true) - true).square().flatten(1).mean(dim=1)
+    if asked == "masked":
+        error = error[output.masks[1].flatten()]
+    assert output.loss_2d.item() == pytest.approx(error.mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("embed", ["all", "visible"])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_batch_of_one(embed, training, make, batch):

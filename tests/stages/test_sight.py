@@ -95,6 +95,18 @@ def test_a_network_rebuilds_hidden_groups_and_predicts_visible_ones(trained, sig
         )
 
 
+def test_a_shapes_mean_that_is_not_predicted_is_the_true_one(trained, sight):
+    model = load_pretraining(trained)
+    raw = rebuild(model, sight)
+    model.targets = model.targets.model_copy(update={"remove_shape_mean": True})
+    rebuilt = rebuild(model, sight)
+    for row in range(2):
+        mean = rebuilt.targets[row].mean(axis=0)
+        np.testing.assert_allclose(rebuilt.predicted[row].mean(axis=0), mean, atol=1e-5)
+        moved = rebuilt.predicted[row] - raw.predicted[row]
+        assert np.ptp(moved, axis=0).max() < 1e-5 < np.abs(moved).max()
+
+
 def test_networks_of_other_stores_are_refused(trained, untrained, reader):
     require_fit(load_pretraining(trained), reader, 256, "x.pt")
     with pytest.raises(CheckpointError, match=r"x\.pt has 64 centers .* 32 points"):
