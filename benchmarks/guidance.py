@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from i2pmae.interrupts import Terminated, raise_terminated
 
 FOLDER = Path(__file__).parent
 RECIPE, FINETUNE_RECIPE = FOLDER / "guidance.toml", FOLDER / "guidance-finetune.toml"
@@ -129,10 +132,12 @@ ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
 LONG = ("epochs=16", "optim.cosine_epochs=16")
 # Over four copies, which the network still sees in other sizes and places.
 ONE_PASS = (*as_many_steps(1), "augment.scale_per_axis=false")
+LOCAL = "targets.remove_shape_mean=true"
 AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
 GENTLE = (*AS_THEY_LIE, "optim.lr=1e-3")  # fine-tuning
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
-PRETRAINED_LONG, SCRATCH = "16-epochs-as-they-lie", "finetune-scratch"
+PRETRAINED_LONG, LOCAL_LONG = "16-epochs-as-they-lie", "shape-mean-removed-16-epochs-as-they-lie"
+SCRATCH = "finetune-scratch"
 ARMS: dict[str, Arm] = {
     "2d-features": Arm(
         "2D features, mean over patches, no 3D network", seeds=1, features="2d", against=()
@@ -162,6 +167,17 @@ ARMS: dict[str, Arm] = {
             "random",
             "16-epochs",
             "3d-only-16-epochs-as-they-lie",
+            "3d-only-equal-time",
+            "random-vit-16-epochs-as-they-lie",
+        ),
+    ),
+    LOCAL_LONG: Arm(
+        "2D targets less each shape's mean, 16 epochs, no augmentation",
+        (*LONG, *AS_THEY_LIE, LOCAL),
+        5,
+        against=(
+            PRETRAINED_LONG,
+            "random",
             "3d-only-equal-time",
             "random-vit-16-epochs-as-they-lie",
         ),
@@ -201,6 +217,7 @@ ARMS: dict[str, Arm] = {
         against=("3d-only",),
     ),
     "raw-targets": Arm("2D targets not standardized", ("targets.standardize=false",)),
+    "shape-mean-removed": Arm("2D targets less each shape's mean", (LOCAL,)),
     "flat-softmax": Arm("saliency not standardized, as released", ("masking.standardize=false",)),
     "embed-all": Arm("all groups embedded", ("embed=all",)),
     "targets-on-all": Arm("2D targets on all tokens", ("targets.tokens_2d=all",)),
@@ -261,7 +278,12 @@ def main() -> None:
         arm, seed = options.one
         do_run(arm, int(seed), options)
         return
-    left = work_through(options)
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        left = work_through(options)
+    except (KeyboardInterrupt, Terminated) as stop:
+        print("guidance.py: stopped; run it again to go on", file=sys.stderr)
+        raise SystemExit(143 if isinstance(stop, Terminated) else 130) from None
     summary = summarize(options.results)
     if options.json:
         print(json.dumps(summary))
@@ -371,9 +393,10 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
     try:
         said, _ = process.communicate(timeout=max(end - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait(PATIENCE)
         return False
+    finally:
+        process.terminate()  # does nothing to one that has ended
+        process.wait(PATIENCE)
     if process.returncode:
         raise SystemExit(process.returncode)
     write(timing, json.loads(said))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from i2pmae.errors import StoreError
 from i2pmae.geometry.grouping import group, point_indices
 from i2pmae.loading import load_encoder, random_encoder
 from i2pmae.model.decoder import interpolate
@@ -54,7 +55,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/guidance"), help="of guidance.py")
     parser.add_argument("--results", type=Path, default=guidance.FOLDER.parent / "docs/results")
     options = parser.parse_args()
-    reader = StoreReader(options.work / "stores" / "vit-test.zarr")
+    try:
+        reader = StoreReader(options.work / "stores" / "vit-test.zarr")
+    except StoreError as error:
+        raise SystemExit(f"{error} (made by guidance.py)") from None
     labels = reader.read_all("label")
     names = list(reader.info.class_names)
     chosen = [int(np.flatnonzero(labels == names.index(name))[0]) for name in CLASSES]

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2pmae.errors import StoreError
 from i2pmae.store import StoreReader
+from i2pmae.store.quantize import dequantize
 
 Array = NDArray[np.float32]
 
@@ -35,7 +37,10 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, default=400, help="of each store")
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
     options = parser.parse_args()
-    found = {store.name: measure(store, options.shapes) for store in options.stores}
+    try:
+        found = {store.name: measure(store, options.shapes) for store in options.stores}
+    except StoreError as error:
+        raise SystemExit(str(error)) from None
     if options.json:
         print(json.dumps(found))
         return
@@ -51,10 +56,10 @@ def measure(store: Path, n_shapes: int) -> dict[str, float]:
     has_codes = reader.info.spec.dtype == "int8"
     names = ["features", "label", *(["feature_scale"] if has_codes else [])]
     batch = reader.read(chosen, names)
-    features = batch["features"].astype(np.float32)
+    features = batch["features"]
     if has_codes:
-        features *= batch["feature_scale"][:, None, None, None]
-    return shares(features, batch["label"])
+        features = dequantize(features, batch["feature_scale"])
+    return shares(features.astype(np.float32), batch["label"])
 
 
 def shares(features: Array, labels: NDArray[Any]) -> dict[str, float]:

@@ -3,6 +3,10 @@
 import argparse
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -251,6 +255,46 @@ def test_pictures_of_arms(guidance, tiny, module, monkeypatch):
     pictures.main()
     for name in ("masks", "features"):
         assert (tiny.work / f"{name}.png").stat().st_size > 10_000
+
+
+STOPPED = """
+import signal, subprocess, sys
+import guidance
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+
+RUN = '''
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path("saved").touch()))
+Path("began").touch()
+time.sleep(100)
+'''
+guidance.extract = lambda *_: True
+guidance.start = lambda *_: subprocess.Popen([sys.executable, "-c", RUN], start_new_session=True)
+sys.argv = ["guidance.py", "procedural", "--results", "results", "--jobs", "1"]
+guidance.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_runs_save_themselves_when_the_script_is_stopped(guidance, number, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(guidance.FOLDER)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "began").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    said, complaint = process.communicate(timeout=60)
+    assert (tmp_path / "saved").exists()
+    assert (said, complaint) == ("", "guidance.py: stopped; run it again to go on\n")
+    assert process.returncode == 128 + number
 
 
 def test_no_time_means_that_all_is_left(guidance, tiny):

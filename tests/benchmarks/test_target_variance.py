@@ -81,3 +81,9 @@ def test_stores_are_read(module, tmp_path, monkeypatch, capsys, dtype):
     name, *cells = capsys.readouterr().out.splitlines()[-1].split()
     assert name == "x.zarr"
     assert cells[::2] == ["view", "place", "class", "shape"]
+
+
+def test_no_store_is_one_line(module, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "missing.zarr")])
+    with pytest.raises(SystemExit, match=r"missing\.zarr"):
+        module("target_variance").main()
