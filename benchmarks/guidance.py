@@ -222,7 +222,12 @@ ARMS: dict[str, Arm] = {
     "embed-all": Arm("all groups embedded", ("embed=all",)),
     "targets-on-all": Arm("2D targets on all tokens", ("targets.tokens_2d=all",)),
     "targets-on-masked": Arm("2D targets on masked tokens", ("targets.tokens_2d=masked",)),
-    "temperature-0.25": Arm("saliency of temperature .25", ("masking.temperature=0.25",)),
+    **{
+        f"temperature-{temperature}": Arm(
+            f"saliency of temperature {temperature}", (f"masking.temperature={temperature}",)
+        )
+        for temperature in (0.25, 0.5, 2)
+    },
     "nearest": Arm("depth of the nearest point", store="vit-nearest"),
     "sparse": Arm("depth maps of 512 points", store="vit-sparse"),
     "1-view": Arm("one view", store="vit-1-view"),

@@ -121,6 +121,7 @@ class ImageModelConfig(Config):
     pretrained: str | None = None  # a tag, a local weights file or 'random'; None: the usual tag
     image_size: int | None = None  # None: the network's own resolution
     normalization: Literal["own", "imagenet"] = "own"
+    block: int | None = Field(None, gt=0)  # of a transformer, that features are of; None: the last
 
 
 class ViewConfig(Config):

@@ -20,6 +20,7 @@ def load_image_model(
     normalization: Literal["own", "imagenet"] = "own",
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    block: int | None = None,
 ) -> ImageModel:
     """Build a frozen 2D network and load its weights.
 
@@ -34,12 +35,15 @@ def load_image_model(
             I2P-MAE feeds CLIP).
         device: where the network runs.
         dtype: of its weights and arithmetic; results are float32.
+        block: of a transformer, whose patch tokens are the features, counted from 1; they go
+            through the network's last norm. None: the last block. Saliency is the last one's.
 
     Returns:
         The network, ready to be called.
 
     Raises:
-        ConfigError: if the name is unknown, or the network cannot give features at this size.
+        ConfigError: if the name is unknown, the network cannot give features at this size, or it
+            has no such block.
         WeightsError: if the weights cannot be had, or are not this network's.
     """
     if pretrained is None:
@@ -59,6 +63,9 @@ def load_image_model(
     if normalization == "imagenet":
         loaded = loaded._replace(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     _check_size(name, loaded)
+    if block is not None:
+        _check_block(name, loaded, block)
+        loaded.tower.block = block
     try:
         return ImageModel(name, loaded, torch.device(device), dtype)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -66,6 +73,20 @@ def load_image_model(
             f"image model {name} gives no feature map of images of {loaded.image_size} px "
             f"({one_line(error)}); choose another --image-size or --image-model"
         ) from error
+
+
+def _check_block(name: str, loaded: Loaded, block: int) -> None:
+    n_blocks = loaded.tower.n_blocks
+    if not n_blocks:
+        raise ConfigError(
+            f"image_model.block is {block}, but {name} is no transformer of equal blocks: leave "
+            "the setting out, or choose another --image-model"
+        )
+    if not 1 <= block <= n_blocks:
+        raise ConfigError(
+            f"image_model.block is {block}, but {name} has blocks 1 to {n_blocks}: choose one of "
+            "those, or leave the setting out for the last"
+        )
 
 
 def usual_tag(name: str) -> str:

@@ -78,6 +78,8 @@ class Tower(nn.Module):
 
     is_transformer: bool
     saliency_kind: SaliencyKind
+    n_blocks: int = 0  # of a transformer whose blocks all give patch tokens
+    block: int | None = None  # whose tokens are the features, from 1; None: the last
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and saliency, in the network's own type."""
@@ -105,21 +107,29 @@ class ClipTransformer(Tower):
     def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = visual
+        self.n_blocks = len(visual.transformer.resblocks)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected patch tokens; attention of the class token in the last block."""
+        """Projected patch tokens; attention of the class token in the last block.
+
+        Tokens of an earlier block go through the last norm and the projection as well.
+        """
         visual = self.visual
-        tokens = visual._embeds(images)
+        chosen = tokens = visual._embeds(images)
         *blocks, last = visual.transformer.resblocks
-        for block in blocks:
+        for number, block in enumerate(blocks, 1):
             tokens = block(tokens)
+            if number == self.block:
+                chosen = tokens
         normed = last.ln_1(tokens)
         weight, bias = last.attn.in_proj_weight, last.attn.in_proj_bias
         width = normed.shape[-1]
         query = nn.functional.linear(normed[:, :1], weight[:width], bias[:width])
         key = nn.functional.linear(normed, weight[width : 2 * width], bias[width : 2 * width])
         attention = _attention(_split(query, last.attn.num_heads), _split(key, last.attn.num_heads))
-        features = visual.ln_post(last(tokens))[:, 1:] @ visual.proj
+        if self.block in (None, self.n_blocks):
+            chosen = last(tokens)
+        features = visual.ln_post(chosen)[:, 1:] @ visual.proj
         grid = visual.grid_size
         return features.unflatten(1, grid), attention[:, 1:].unflatten(1, grid)
 
@@ -157,15 +167,20 @@ class TimmNetwork(Tower):
         super().__init__()
         self.network = network
         self.is_transformer = hasattr(network, "patch_embed")
+        blocks = getattr(network, "blocks", ()) if self.is_transformer else ()
+        if len(blocks) == len(getattr(network, "feature_info", ())):  # else these are of stages
+            self.n_blocks = len(blocks)
         self.n_prefix = getattr(network, "num_prefix_tokens", None) or 0
         self.saliency_kind: SaliencyKind = "activation"
         if self.n_prefix and getattr(network, "cls_token", None) is not None:
             network.blocks[-1] = _WatchedBlock(network.blocks[-1])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature map after its norm; class attention, or activation."""
+        """The chosen feature map after the last norm; class attention, or activation."""
+        # The last one is asked for as well: saliency needs all blocks.
+        indices = 1 if self.block is None else [self.block - 1, self.n_blocks - 1]
         maps: Tensor = self.network.forward_intermediates(
-            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+            images, indices=indices, norm=True, output_fmt="NCHW", intermediates_only=True
         )[0]
         features = maps.permute(0, 2, 3, 1)
         if isinstance(getattr(self.network, "norm", None), nn.Identity):

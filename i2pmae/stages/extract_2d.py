@@ -263,6 +263,7 @@ def load_encoder(config: ExtractConfig, device: torch.device) -> Encoder:
         config.image_model.normalization,
         device,
         dtype,
+        config.image_model.block,
     )
     facts = ImageModelFacts(
         image_size=image_model.image_size,
@@ -607,8 +608,12 @@ def _settings(
     config: ExtractConfig, source: ShapeSource, image_model: ImageModelFacts
 ) -> dict[str, Any]:
     """What decides the store's contents; a continued run must bring the same."""
-    # Stores made before there was a choice do not name the usual step; neither do new ones.
+    # Stores made before there was a choice do not name the usual step and the last block; neither
+    # do new ones.
     is_told = config.store.dtype == "int8" and config.store.int8_step != RELATIVE_STEP
+    image_settings = to_plain(config.image_model)
+    if config.image_model.block is None:
+        del image_settings["block"]
     return {
         "layout": source.layout,
         "split": config.split,
@@ -617,7 +622,7 @@ def _settings(
         "seed": config.seed,
         "source_fingerprint": source.fingerprint(),
         "image_model": {
-            **to_plain(config.image_model),
+            **image_settings,
             "image_size": image_model.image_size,
             "pretrained": Path(image_model.pretrained).name,
             "weights_sha256": image_model.weights_hash,

@@ -125,6 +125,20 @@ def test_sizes_that_cut_patches_are_refused():
     assert "pass --image-size 16 or 32" in message(VIT, "random", 8)
 
 
+def test_blocks_are_counted_from_one():
+    last = load_image_model(VIT, "random", 64)
+    n_blocks = len(last._tower.network.blocks)
+    features = [
+        load_image_model(VIT, "random", 64, block=block)(depth_maps(1, 64))[0]
+        for block in (1, n_blocks)
+    ]
+    assert torch.equal(features[1], last(depth_maps(1, 64))[0])
+    assert not torch.equal(features[0], features[1])
+    for block in (0, n_blocks + 1):
+        assert f"has blocks 1 to {n_blocks}" in message(VIT, "random", 64, block=block)
+    assert "no transformer" in message(PACKAGED, "random", 64, block=2)
+
+
 def test_normalization_is_the_networks_own_or_imagenets():
     own = load_image_model(PACKAGED, "random", 64)
     assert (own.mean, own.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

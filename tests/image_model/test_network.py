@@ -106,6 +106,50 @@ def test_vit_features_are_the_patch_tokens_after_the_norm():
     torch.testing.assert_close(features.flatten(1, 2), tokens[:, 3:])
 
 
+@pytest.mark.parametrize("settings", [{}, {"reg_tokens": 3}, {"class_token": False}])
+def test_features_of_an_earlier_block(settings):
+    settings = {**TINY_VIT, "depth": 3, "global_pool": "avg", **settings}
+    net = network("vit_tiny_patch16_224", **settings)
+    last, saliency = TimmNetwork(net)(images(2, 64))
+    found = []
+    for block in (1, 2, 3):
+        tower = TimmNetwork(net)
+        tower.block = block
+        features, attention = tower(images(2, 64))
+        if net.cls_token is not None:
+            torch.testing.assert_close(attention, saliency)  # still the last block's
+        tokens = net.patch_embed(images(2, 64))
+        tokens = net.norm_pre(net._pos_embed(tokens))
+        for done in range(block):
+            tokens = net.blocks[done](tokens)
+        expected = net.fc_norm(tokens[:, net.num_prefix_tokens :])
+        torch.testing.assert_close(features.flatten(1, 2), expected, rtol=1e-4, atol=1e-5)
+        found.append(features)
+    torch.testing.assert_close(found[-1], last)
+    assert (found[0] - found[1]).abs().mean() > 0.01
+
+
+def test_features_of_an_earlier_block_of_clip():
+    torch.manual_seed(0)
+    visual = VisionTransformer(64, 16, 32, 3, 2, 4.0, output_dim=24).eval().requires_grad_(False)
+    last, saliency = ClipTransformer(visual)(images(2, 64))
+    tokens = visual._embeds(images(2, 64))
+    for block, layer in enumerate(visual.transformer.resblocks, 1):
+        tower = ClipTransformer(visual)
+        tower.block = block
+        features, attention = tower(images(2, 64))
+        torch.testing.assert_close(attention, saliency)
+        tokens = layer(tokens)
+        expected = visual.ln_post(tokens)[:, 1:] @ visual.proj
+        torch.testing.assert_close(features.flatten(1, 2), expected)
+    torch.testing.assert_close(features, last)
+
+
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "tf_efficientnet_lite0"])
+def test_stages_are_no_blocks(name):
+    assert TimmNetwork(timm.create_model(name, num_classes=0)).n_blocks == 0
+
+
 def test_average_pooling_vits_are_normed_as_before_their_head():
     net = network("vit_tiny_patch16_224", **TINY_VIT, global_pool="avg")
     nn.init.normal_(net.fc_norm.weight)

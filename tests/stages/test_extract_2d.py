@@ -90,6 +90,19 @@ def test_a_larger_step_makes_a_smaller_store_that_verifies(store, tmp_path):
     assert verify.run(path, recompute=2)["ok"]
 
 
+def test_features_of_an_earlier_block_are_told_from_the_last_ones(store, tmp_path):
+    path, config = tmp_path / "early.zarr", extract_config(store)
+    image_model = config.image_model.model_copy(update={"block": 1})
+    extract_2d.run(extract_config(path, limit=4, image_model=image_model))
+    assert StoreReader(path).info.settings["image_model"]["block"] == 1
+    assert "block" not in StoreReader(store).info.settings["image_model"]  # nor of older stores
+    early, last = (open_cache(at)["features"][:4].compute() for at in (path, store))
+    assert not np.array_equal(early, last)
+    assert verify.run(path, recompute=2)["ok"]
+    with pytest.raises(StoreMismatchError, match=r"image_model\.block: .* expects 1"):
+        extract_2d.run(extract_config(store, image_model=image_model))
+
+
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_an_interrupted_run_ends_with_the_same_bytes(store, tmp_path, monkeypatch, after):
     path = tmp_path / "tiny.zarr"

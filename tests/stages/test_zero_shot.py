@@ -200,6 +200,11 @@ def test_features_of_other_weights_are_refused(planted, tmp_path):
         run(path, pretrained=str(tmp_path / "elsewhere.pt"))
 
 
+def test_features_of_earlier_blocks_are_refused(planted):
+    with pytest.raises(StoreMismatchError, match=r"are of block 3 of Small"):
+        run(planted(block=3))
+
+
 def test_random_weights_are_refused(planted):
     with pytest.raises(WeightsError, match="random"):
         run(planted(), pretrained="random")
