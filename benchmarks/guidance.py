@@ -76,11 +76,14 @@ class Arm:
 
 
 VIT = ("--image-model", "timm:vit_small_patch14_dinov2", "--image-size", "224")
+BLOCK_6 = ("--set", "image_model.block=6")
 LITE0 = ("--image-model", "efficientnet-lite0-packaged")
 STORES: dict[str, tuple[str, ...]] = {
     "vit": VIT,
     "vit-test": (*VIT, "--split", "test"),  # for the features themselves
     "vit-random": (*VIT, "--pretrained", "random"),
+    "vit-block-6": (*VIT, *BLOCK_6),
+    "vit-random-block-6": (*VIT, *BLOCK_6, "--pretrained", "random"),
     "lite0": LITE0,
     "lite0-random": (*LITE0, "--pretrained", "random"),
     "lite0-copies": LITE0,
@@ -137,7 +140,7 @@ AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
 GENTLE = (*AS_THEY_LIE, "optim.lr=1e-3")  # fine-tuning
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
 PRETRAINED_LONG, LOCAL_LONG = "16-epochs-as-they-lie", "shape-mean-removed-16-epochs-as-they-lie"
-SCRATCH = "finetune-scratch"
+BLOCK_6_LONG, SCRATCH = "block-6-16-epochs-as-they-lie", "finetune-scratch"
 ARMS: dict[str, Arm] = {
     "2d-features": Arm(
         "2D features, mean over patches, no 3D network", seeds=1, features="2d", against=()
@@ -171,6 +174,32 @@ ARMS: dict[str, Arm] = {
             "random-vit-16-epochs-as-they-lie",
         ),
     ),
+    "block-6": Arm(
+        "features of the ViT's sixth block of twelve",
+        (),
+        5,
+        "vit-block-6",
+        against=("i2p-mae", "3d-only", "random", "random-vit-block-6", "random-vit"),
+    ),
+    "random-vit-block-6": Arm(
+        "sixth block of the 2D network with random weights",
+        (),
+        5,
+        "vit-random-block-6",
+        against=("random-vit",),
+    ),
+    BLOCK_6_LONG: Arm(
+        "features of the sixth block, 16 epochs, no augmentation",
+        (*LONG, *AS_THEY_LIE),
+        5,
+        "vit-block-6",
+        against=(
+            PRETRAINED_LONG,
+            "random",
+            "3d-only-equal-time",
+            "random-vit-16-epochs-as-they-lie",
+        ),
+    ),
     LOCAL_LONG: Arm(
         "2D targets less each shape's mean, 16 epochs, no augmentation",
         (*LONG, *AS_THEY_LIE, LOCAL),
@@ -188,13 +217,14 @@ ARMS: dict[str, Arm] = {
     "random-vit-16-epochs-as-they-lie": Arm(
         "2D network with random weights, 16 epochs, no augmentation",
         (*LONG, *AS_THEY_LIE),
-        store="vit-random",
+        5,
+        "vit-random",
         against=("random-vit", "random", "3d-only-16-epochs-as-they-lie"),
     ),
     "3d-only-equal-time": Arm(  # more epochs than fit into the time of 16 and of the features
         f"3D only, as long as `{PRETRAINED_LONG}` with its features",
         (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
-        4,
+        5,
         against=("3d-only", "random"),
     ),
     "lite0": Arm(
