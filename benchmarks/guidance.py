@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +164,7 @@ ARMS: dict[str, Arm] = {
     PRETRAINED_LONG: Arm(
         "16 epochs, no augmentation",
         (*LONG, *AS_THEY_LIE),
-        4,
+        5,
         against=(
             "i2p-mae",
             "random",
@@ -358,13 +358,21 @@ def work_through(options: argparse.Namespace) -> int:
             for run in [run for run, process in running.items() if process.poll() is not None]:
                 (failed if running.pop(run).returncode else finished).append(run)
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait(PATIENCE)
+        stop(running.values())
     for arm, seed in failed:
         print(f"{arm}, seed {seed}: failed, see {options.work}/{arm}-{seed}.log", file=sys.stderr)
     return len(todo) - len(finished)
+
+
+def stop(processes: Collection[subprocess.Popen[str]]) -> None:
+    """Let processes save themselves and end; does nothing to those that have."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def network_of(run: tuple[str, int]) -> tuple[str, int]:
@@ -424,14 +432,14 @@ def extract(store: str, options: argparse.Namespace, end: float) -> bool:
     if options.vit and store.startswith("vit") and "random" not in STORES[store]:
         command += ["--pretrained", str(options.vit)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # In a session of its own: Ctrl-C reaches it once, through its parent.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         said, _ = process.communicate(timeout=max(end - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
         return False
     finally:
-        process.terminate()  # does nothing to one that has ended
-        process.wait(PATIENCE)
+        stop([process])
     if process.returncode:
         raise SystemExit(process.returncode)
     write(timing, json.loads(said))

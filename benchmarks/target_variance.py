@@ -59,7 +59,7 @@ def measure(store: Path, n_shapes: int) -> dict[str, float]:
     features = batch["features"]
     if has_codes:
         features = dequantize(features, batch["feature_scale"])
-    return shares(features.astype(np.float32), batch["label"])
+    return shares(features.astype(np.float32, copy=False), batch["label"])
 
 
 def shares(features: Array, labels: NDArray[Any]) -> dict[str, float]:

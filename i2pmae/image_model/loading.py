@@ -48,24 +48,15 @@ def load_image_model(
     """
     if pretrained is None:
         pretrained = usual_tag(name)
-    # Each library takes seconds to import, so only the one that is asked for.
-    if name.startswith("timm:") or name == PACKAGED:
-        from i2pmae.image_model import from_timm
-
-        if name == PACKAGED:
-            loaded = from_timm.load_packaged(pretrained, image_size)
-        else:
-            loaded = from_timm.load(name, pretrained, image_size)
-    else:
-        from i2pmae.image_model import from_open_clip
-
-        loaded = from_open_clip.load(name, pretrained, image_size)
+    if block is not None:
+        # An impossible block shows before anything is downloaded.
+        _check_block(name, block, _load(name, "random", image_size).tower.n_blocks)
+    loaded = _load(name, pretrained, image_size)
+    if block is not None and block < loaded.tower.n_blocks:
+        loaded.tower.block = block
     if normalization == "imagenet":
         loaded = loaded._replace(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     _check_size(name, loaded)
-    if block is not None:
-        _check_block(name, loaded, block)
-        loaded.tower.block = block
     try:
         return ImageModel(name, loaded, torch.device(device), dtype)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -75,8 +66,22 @@ def load_image_model(
         ) from error
 
 
-def _check_block(name: str, loaded: Loaded, block: int) -> None:
-    n_blocks = loaded.tower.n_blocks
+def _load(name: str, pretrained: str, image_size: int | None) -> Loaded:
+    # Each library takes seconds to import, so only the one that is asked for.
+    if name == PACKAGED:
+        from i2pmae.image_model import from_timm
+
+        return from_timm.load_packaged(pretrained, image_size)
+    if name.startswith("timm:"):
+        from i2pmae.image_model import from_timm
+
+        return from_timm.load(name, pretrained, image_size)
+    from i2pmae.image_model import from_open_clip
+
+    return from_open_clip.load(name, pretrained, image_size)
+
+
+def _check_block(name: str, block: int, n_blocks: int) -> None:
     if not n_blocks:
         raise ConfigError(
             f"image_model.block is {block}, but {name} is no transformer of equal blocks: leave "

@@ -23,6 +23,7 @@ class ImageModel:
         channels: C of the output.
         mean, std: of the input, per color channel.
         saliency_kind: what `saliency` means, see the package.
+        block: whose tokens the features are, counted from 1; None: the last.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ImageModel:
         self.grid = (features.shape[1], features.shape[2])
         self.channels = features.shape[3]
         self.saliency_kind: SaliencyKind = tower.saliency_kind
+        self.block = tower.block
 
     @torch.no_grad()
     def __call__(self, depth_maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +117,7 @@ class ClipTransformer(Tower):
         Tokens of an earlier block go through the last norm and the projection as well.
         """
         visual = self.visual
-        chosen = tokens = visual._embeds(images)
+        tokens = visual._embeds(images)
         *blocks, last = visual.transformer.resblocks
         for number, block in enumerate(blocks, 1):
             tokens = block(tokens)
@@ -127,7 +129,7 @@ class ClipTransformer(Tower):
         query = nn.functional.linear(normed[:, :1], weight[:width], bias[:width])
         key = nn.functional.linear(normed, weight[width : 2 * width], bias[width : 2 * width])
         attention = _attention(_split(query, last.attn.num_heads), _split(key, last.attn.num_heads))
-        if self.block in (None, self.n_blocks):
+        if self.block is None:
             chosen = last(tokens)
         features = visual.ln_post(chosen)[:, 1:] @ visual.proj
         grid = visual.grid_size
@@ -179,19 +181,27 @@ class TimmNetwork(Tower):
         """The chosen feature map after the last norm; class attention, or activation."""
         # The last one is asked for as well: saliency needs all blocks.
         indices = 1 if self.block is None else [self.block - 1, self.n_blocks - 1]
-        maps: Tensor = self.network.forward_intermediates(
+        maps = self.network.forward_intermediates(
             images, indices=indices, norm=True, output_fmt="NCHW", intermediates_only=True
-        )[0]
-        features = maps.permute(0, 2, 3, 1)
-        if isinstance(getattr(self.network, "norm", None), nn.Identity):
-            # Networks that pool by averaging have their last norm behind the pool.
-            features = getattr(self.network, "fc_norm", nn.Identity())(features)
+        )
+        features = self._normed(maps[0])
         attention = self._class_attention(features.shape[1] * features.shape[2])
         if attention is not None:
             self.saliency_kind = "class-attention"
             return features, attention.unflatten(1, features.shape[1:3])
-        energy = features.float().square().mean(dim=-1) + torch.finfo(torch.float32).tiny
+        energy = (
+            self._normed(maps[-1]).float().square().mean(dim=-1) + torch.finfo(torch.float32).tiny
+        )
         return features, energy / energy.sum(dim=(1, 2), keepdim=True)
+
+    def _normed(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, h, w) as (B, h, w, C), after the last norm."""
+        features = maps.permute(0, 2, 3, 1)
+        if isinstance(getattr(self.network, "norm", None), nn.Identity):
+            # Networks that pool by averaging have their last norm behind the pool.
+            normed: Tensor = getattr(self.network, "fc_norm", nn.Identity())(features)
+            return normed
+        return features
 
     def _class_attention(self, n_patches: int) -> Tensor | None:
         """Attention (B, patches) of the class token in the last block, if there is one."""

@@ -140,7 +140,8 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[Kind, dict[str, Ten
 def to_official(kind: Kind, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights under the released names and shapes; the inverse of `from_official`.
 
-    A head that predicts standardized features becomes one of raw features, as the release has.
+    A head that predicts standardized features becomes one of raw features, as the release has;
+    without their shape's mean (`targets.remove_shape_mean`) they stay.
 
     Raises:
         CheckpointError: if a key is not of this kind of network, or the release has no such one.

@@ -37,9 +37,10 @@ class PretrainingModel(nn.Module):
     With `targets.standardize` the 2D loss compares features of mean 0 and deviation 1; the
     buffers `target_mean` and `target_deviation` (C,) say of which: `standardize_targets`.
     Differs from the official code, which compares raw features: a few channels rule its loss.
-    With `targets.remove_shape_mean` each shape's targets have mean 0 in every view and channel, as
-    pixels of a patch do in MAE (He et al. 2022, section 4): what remains tells parts of the shape
-    apart. Differs from the official code, which has no such option.
+    With `targets.remove_shape_mean` their mean over the shape is taken off in every view and
+    channel, as that of a patch's pixels is in MAE (He et al. 2022), without its division by the
+    deviation: what remains tells parts of the shape apart. Differs from the official code, which
+    has no such option.
 
     Args:
         encoder: the encoder's settings.

@@ -34,5 +34,7 @@ def run(source: Path, target: Path) -> dict[str, Any]:
     else:
         tensors = checkpoint.save_official(target, read)
         direction = "i2pmae to official"
+        if read.config.get("targets", {}).get("remove_shape_mean"):
+            note("its 2D head predicts features without their shape's mean; the release's does not")
     note(f"{source} -> {target}: {direction}, {read.kind}, {tensors} tensors")
     return {"kind": read.kind, "tensors": tensors, "direction": direction, "out": str(target)}

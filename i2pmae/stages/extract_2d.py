@@ -236,6 +236,7 @@ class ImageModelFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     saliency_kind: str
+    block: int | None
     precision: str
     device: str
 
@@ -274,6 +275,7 @@ def load_encoder(config: ExtractConfig, device: torch.device) -> Encoder:
         mean=image_model.mean,
         std=image_model.std,
         saliency_kind=image_model.saliency_kind,
+        block=image_model.block,
         precision=str(dtype).removeprefix("torch."),
         device=device.type,
     )
@@ -612,7 +614,7 @@ def _settings(
     # do new ones.
     is_told = config.store.dtype == "int8" and config.store.int8_step != RELATIVE_STEP
     image_settings = to_plain(config.image_model)
-    if config.image_model.block is None:
+    if image_model.block is None:
         del image_settings["block"]
     return {
         "layout": source.layout,

@@ -300,15 +300,20 @@ def _limits(saved: Checkpoint) -> str:
 
 def _run_of(source: Path, saved: Checkpoint) -> RunFolder | None:
     """The folder around a checkpoint, if it is that of its run."""
+    if "optim" not in saved.config:
+        return None
+    kind = PretrainConfig if saved.kind == "pretraining" else FinetuneConfig
     try:
-        there = json.loads((source.parent / CONFIG).read_text(encoding="utf-8"))
+        text = (source.parent / CONFIG).read_text(encoding="utf-8")
+        # Either may be older than some settings, which have their defaults then.
+        there, here = (
+            to_plain(kind.model_validate(values)) for values in (json.loads(text), saved.config)
+        )
     except (OSError, ValueError):
         return None
     ignored = {*MAY_CHANGE, "cache", "svm", "accumulate", "encoder"}
-    same = isinstance(there, dict) and all(
-        there.get(key) == value for key, value in saved.config.items() if key not in ignored
-    )
-    return RunFolder(source.parent) if same and "optim" in saved.config else None
+    same = all(there[key] == value for key, value in here.items() if key not in ignored)
+    return RunFolder(source.parent) if same else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

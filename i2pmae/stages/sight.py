@@ -53,7 +53,7 @@ class Rebuilt(NamedTuple):
     visible: Clouds  # (n, 3) points of visible groups
     made: Clouds  # (m, 3) reconstructed points of hidden ones; none where there is no 3D head
     centers: Clouds  # (k, 3) of visible groups, the finest level; none without a 2D head
-    targets: Clouds  # (k, C) image features of these centers, mean over views
+    targets: Clouds  # (k, C) image features of these centers as they are asked for, mean over views
     predicted: Clouds  # (k, C) what the network predicts of them
 
 
@@ -196,7 +196,7 @@ def _compare_features(
     """Centers that the network predicts features of, the true ones and the predicted ones.
 
     A center is predicted once for every visible group it belongs to; the mean counts. Where the
-    shape's own mean is not predicted, the true one takes its place.
+    shape's own mean is not predicted, the true features are without it as well.
     """
     grouping = output.grouping
     tokens = output.decoded[row][~output.masks[TARGET_LEVEL][row]]
@@ -210,7 +210,10 @@ def _compare_features(
     truth = sight.features[row][point_indices(grouping, TARGET_LEVEL - 1)[row]]
     predicted = total[told] / times[told, None]
     if model.targets.remove_shape_mean:
-        predicted += truth[told].mean(dim=0) - predicted.mean(dim=0)
+        visible = model.targets.tokens_2d == "visible"
+        truth = truth - (truth[told] if visible else truth).mean(dim=0)
+        if model.standardized:
+            truth += model.target_mean
     return centers[told].numpy(), truth[told].numpy(), predicted.numpy()
 
 

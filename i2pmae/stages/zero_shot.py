@@ -137,18 +137,18 @@ def _class_names(config: ZeroShotConfig, reader: StoreReader) -> list[str]:
 def _text_tower(config: ZeroShotConfig, reader: StoreReader) -> TextTower:
     """The text tower of the very weights that made the store's features."""
     made_by = reader.info.settings["image_model"]
-    if "block" in made_by:
-        raise StoreMismatchError(
-            f"the features of {config.cache} are of block {made_by['block']} of "
-            f"{made_by['name']}, which texts are not compared with; extract those of the last "
-            "block, without image_model.block"
-        )
     pretrained = config.pretrained or str(reader.info.provenance["weights"])
     tower = load_text_tower(made_by["name"], pretrained, made_by["image_size"])
     if made_by["weights_sha256"] not in tower.image_weights or tower.channels != reader.channels:
         raise StoreMismatchError(
             f"the features of {config.cache} come from other weights than {pretrained} "
             f"({made_by['name']}, {made_by['pretrained']}); pass those with --pretrained"
+        )
+    if "block" in made_by:
+        raise StoreMismatchError(
+            f"the features of {config.cache} are of block {made_by['block']} of "
+            f"{made_by['name']}, which texts are not compared with; extract those of the last "
+            "block, without image_model.block"
         )
     return tower
 

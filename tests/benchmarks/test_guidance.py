@@ -257,30 +257,36 @@ def test_pictures_of_arms(guidance, tiny, module, monkeypatch):
         assert (tiny.work / f"{name}.png").stat().st_size > 10_000
 
 
-STOPPED = """
-import signal, subprocess, sys
-import guidance
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-
-RUN = '''
+WORK = """
 import signal, sys, time
 from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path("saved").touch()))
 Path("began").touch()
 time.sleep(100)
-'''
-guidance.extract = lambda *_: True
-guidance.start = lambda *_: subprocess.Popen([sys.executable, "-c", RUN], start_new_session=True)
-sys.argv = ["guidance.py", "procedural", "--results", "results", "--jobs", "1"]
+"""
+STOPPED = """
+import signal, sys
+import guidance
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+sys.executable = "./work"
+if "run" in sys.argv:
+    guidance.extract = lambda *_: True
+sys.argv = ["guidance.py", "procedural", "--results", "results", "--work", "work_folder"]
 guidance.main()
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_runs_save_themselves_when_the_script_is_stopped(guidance, number, tmp_path):
+@pytest.mark.parametrize("kind", ["extraction", "run"])
+def test_work_in_progress_saves_itself_when_the_script_is_stopped(guidance, number, kind, tmp_path):
+    work = tmp_path / "work"
+    work.write_text(f"#!{sys.executable}\n{WORK}")
+    work.chmod(0o755)
     process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED],
+        [sys.executable, "-c", STOPPED, kind],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(guidance.FOLDER)},
         stdout=subprocess.PIPE,
@@ -295,6 +301,15 @@ def test_runs_save_themselves_when_the_script_is_stopped(guidance, number, tmp_p
     assert (tmp_path / "saved").exists()
     assert (said, complaint) == ("", "guidance.py: stopped; run it again to go on\n")
     assert process.returncode == 128 + number
+
+
+def test_work_that_does_not_end_is_ended(guidance, monkeypatch):
+    monkeypatch.setattr(guidance, "PATIENCE", 0.2)
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    time.sleep(0.5)  # until it ignores it
+    guidance.stop([process])
+    assert process.wait(10) < 0
 
 
 def test_no_time_means_that_all_is_left(guidance, tiny):

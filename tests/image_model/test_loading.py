@@ -133,9 +133,11 @@ def test_blocks_are_counted_from_one():
         for block in (1, n_blocks)
     ]
     assert torch.equal(features[1], last(depth_maps(1, 64))[0])
+    assert last.block is load_image_model(VIT, "random", 64, block=n_blocks).block is None
     assert not torch.equal(features[0], features[1])
     for block in (0, n_blocks + 1):
         assert f"has blocks 1 to {n_blocks}" in message(VIT, "random", 64, block=block)
+        assert f"has blocks 1 to {n_blocks}" in message(VIT, "missing.pt", 64, block=block)
     assert "no transformer" in message(PACKAGED, "random", 64, block=2)
 
 

@@ -53,6 +53,16 @@ def test_our_checkpoints_become_official_ones(trained, tmp_path):
     assert "base_model" in torch.load(tmp_path / "official.pth", weights_only=True)
 
 
+def test_a_head_of_features_without_their_shapes_mean_is_told(trained, tmp_path, capsys):
+    convert.run(trained, tmp_path / "official.pth")
+    assert "mean" not in capsys.readouterr().err
+    saved = torch.load(trained, weights_only=True)
+    saved["config"]["targets"]["remove_shape_mean"] = True
+    torch.save(saved, tmp_path / "relative.pt")
+    convert.run(tmp_path / "relative.pt", tmp_path / "official.pth")
+    assert "without their shape's mean" in capsys.readouterr().err
+
+
 def test_foreign_files_are_refused(tmp_path):
     foreign = tmp_path / "foreign.pth"
     torch.save({"weights": torch.zeros(3)}, foreign)

@@ -101,6 +101,8 @@ def test_features_of_an_earlier_block_are_told_from_the_last_ones(store, tmp_pat
     assert verify.run(path, recompute=2)["ok"]
     with pytest.raises(StoreMismatchError, match=r"image_model\.block: .* expects 1"):
         extract_2d.run(extract_config(store, image_model=image_model))
+    sixth = image_model.model_copy(update={"block": 6})  # the last
+    assert extract_2d.run(extract_config(store, image_model=sixth))["shapes_per_s"] == 0
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

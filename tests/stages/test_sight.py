@@ -95,16 +95,26 @@ def test_a_network_rebuilds_hidden_groups_and_predicts_visible_ones(trained, sig
         )
 
 
-def test_a_shapes_mean_that_is_not_predicted_is_the_true_one(trained, sight):
+@pytest.mark.parametrize("asked", ["visible", "all"])
+def test_features_without_their_shapes_mean_are_compared_so(trained, sight, asked):
     model = load_pretraining(trained)
     raw = rebuild(model, sight)
-    model.targets = model.targets.model_copy(update={"remove_shape_mean": True})
+    changes = {"remove_shape_mean": True, "tokens_2d": asked}
+    model.targets = model.targets.model_copy(update=changes)
     rebuilt = rebuild(model, sight)
     for row in range(2):
-        mean = rebuilt.targets[row].mean(axis=0)
-        np.testing.assert_allclose(rebuilt.predicted[row].mean(axis=0), mean, atol=1e-5)
-        moved = rebuilt.predicted[row] - raw.predicted[row]
-        assert np.ptp(moved, axis=0).max() < 1e-5 < np.abs(moved).max()
+        moved = raw.targets[row] - rebuilt.targets[row]
+        at = model.config.n_centers[0]
+        mean = raw.targets[row].mean(axis=0)
+        if asked == "all":
+            chosen = [
+                np.abs(sight.points[row].numpy() - center).sum(axis=1).argmin()
+                for center in rebuilt.hidden.centers[0][row]
+            ]
+            assert len(chosen) == at > len(raw.targets[row])
+            mean = sight.features[row].numpy()[chosen].mean(axis=0)
+        np.testing.assert_allclose(moved, np.broadcast_to(mean, moved.shape), atol=1e-4)
+        np.testing.assert_array_equal(rebuilt.predicted[row], raw.predicted[row])
 
 
 def test_networks_of_other_stores_are_refused(trained, untrained, reader):

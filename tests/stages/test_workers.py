@@ -272,7 +272,7 @@ def test_a_cluster_that_goes_away_ends_the_job(tmp_path, monkeypatch, end, expec
 def as_worker(monkeypatch):
     """Stand in for a worker of three threads whose image model is as this one says."""
     facts = extract_2d.ImageModelFacts(
-        64, (4, 4), 8, "random", "abc", (0.0,), (1.0,), "attention", "float32", "cpu"
+        64, (4, 4), 8, "random", "abc", (0.0,), (1.0,), "attention", None, "float32", "cpu"
     )
     state = SimpleNamespace(nthreads=3)
     monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(state=state))
