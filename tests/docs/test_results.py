@@ -5,6 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+from i2pmae.config import FinetuneConfig, PretrainConfig, to_plain
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 MAIN_ARMS = {"random", "3d-only", "masking-only", "targets-only", "i2p-mae"}
@@ -27,14 +29,18 @@ def test_runs_differ_from_the_recipe_by_what_their_arm_says():
     by_arm = {}
     for run in runs:
         is_fine_tuned = run["arm"].startswith("finetune-")
+        kind = FinetuneConfig if is_fine_tuned else PretrainConfig
+        left_out = {"out": "out"} | ({"data": "data", "checkpoint": "x"} if is_fine_tuned else {})
         each = [*run["settings"].values()] if is_fine_tuned else [run["settings"]]
-        assert [settings.pop("seed") for settings in each] == [run["seed"]] * len(each)
-        by_arm.setdefault(run["arm"], []).append(run["settings"])
+        # Settings that there were not yet had their defaults.
+        whole = [to_plain(kind.model_validate(values | left_out)) for values in each]
+        assert [settings.pop("seed") for settings in whole] == [run["seed"]] * len(whole)
+        by_arm.setdefault(run["arm"], []).append(whole)
     for settings in by_arm.values():
         assert all(other == settings[0] for other in settings)
-    base = by_arm["i2p-mae"][0]
+    base = by_arm["i2p-mae"][0][0]
     for arm, part in {"3d-only": {"targets", "masking"}, "targets-only": {"masking"}}.items():
-        found = by_arm[arm][0]
+        found = by_arm[arm][0][0]
         assert {key for key in base if base[key] != found[key]} == part
 
 
