@@ -219,7 +219,7 @@ ARMS: dict[str, Arm] = {
         (*LONG, *AS_THEY_LIE),
         5,
         "vit-random",
-        against=("random-vit", "random", "3d-only-16-epochs-as-they-lie"),
+        against=("random-vit", "random", "3d-only-16-epochs-as-they-lie", "3d-only-equal-time"),
     ),
     "3d-only-equal-time": Arm(  # more epochs than fit into the time of 16 and of the features
         f"3D only, as long as `{PRETRAINED_LONG}` with its features",

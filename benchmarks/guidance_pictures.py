@@ -42,7 +42,12 @@ from i2pmae.stages.sight import Sight, look
 from i2pmae.store import StoreReader
 
 CLASSES = ("chair", "table", "toilet", "monitor")
-ARMS = ("random", "3d-only", "i2p-mae", "16-epochs-as-they-lie")
+ARMS = {  # and what stands above them
+    "random": "random",
+    "3d-only": "3d-only",
+    "i2p-mae": "i2p-mae",
+    "block-6-16-epochs-as-they-lie": "block 6, 16 epochs",
+}
 DRAWS, RATIO, WIDTH, UP, PIXELS = 400, 0.8, 1.5, "z", 1000
 
 
@@ -114,7 +119,8 @@ def draw_masks(path: Path, sight: Sight) -> Path:
 def draw_features(path: Path, sight: Sight, work: Path) -> Path:
     """Tokens of the middle scale, brought to the points, and the 2D features beside them."""
     columns = {"points": None, "2D features": sight.features.numpy()}
-    columns |= {arm: tokens_at_points(encoder_of(arm, work), sight.points) for arm in ARMS}
+    for arm, name in ARMS.items():
+        columns[name] = tokens_at_points(encoder_of(arm, work), sight.points)
     clouds = sight.points.numpy()
     heights = [row_height(cloud, WIDTH, UP) for cloud in clouds]
     figure, axes = panels(len(clouds), len(columns), width=WIDTH, heights=heights, left=0.25)

@@ -244,7 +244,7 @@ def test_pictures_of_arms(guidance, tiny, module, monkeypatch):
     pictures = module("guidance_pictures")
     monkeypatch.setattr(pictures, "guidance", guidance)
     monkeypatch.setattr(pictures, "CLASSES", ("airplane", "bench"))
-    monkeypatch.setattr(pictures, "ARMS", ("random", "i2p-mae"))
+    monkeypatch.setattr(pictures, "ARMS", {"random": "random", "i2p-mae": "ours"})
     for store in guidance.STORES:
         assert guidance.extract(store, tiny, time.monotonic() + 600)
     guidance.pretrained(guidance.settings_of("i2p-mae", 0, tiny))
