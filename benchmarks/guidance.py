@@ -248,13 +248,19 @@ ARMS: dict[str, Arm] = {
     ),
     "raw-targets": Arm("2D targets not standardized", ("targets.standardize=false",)),
     "shape-mean-removed": Arm("2D targets less each shape's mean", (LOCAL,)),
-    "flat-softmax": Arm("saliency not standardized, as released", ("masking.standardize=false",)),
+    "flat-softmax": Arm(
+        "saliency not standardized, as released",
+        ("masking.standardize=false",),
+        against=("i2p-mae", "targets-only"),
+    ),
     "embed-all": Arm("all groups embedded", ("embed=all",)),
     "targets-on-all": Arm("2D targets on all tokens", ("targets.tokens_2d=all",)),
     "targets-on-masked": Arm("2D targets on masked tokens", ("targets.tokens_2d=masked",)),
     **{
         f"temperature-{temperature}": Arm(
-            f"saliency of temperature {temperature}", (f"masking.temperature={temperature}",)
+            f"saliency of temperature {temperature}",
+            (f"masking.temperature={temperature}",),
+            against=("i2p-mae", "targets-only"),
         )
         for temperature in (0.25, 0.5, 2)
     },
