@@ -261,7 +261,7 @@ WORK = """
 import signal, sys, time
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, lambda *_: Path("interrupted").touch())
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path("saved").touch()))
 Path("began").touch()
 time.sleep(100)
@@ -292,13 +292,18 @@ def test_work_in_progress_saves_itself_when_the_script_is_stopped(guidance, numb
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     end = time.monotonic() + 60
     while not (tmp_path / "began").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
     said, complaint = process.communicate(timeout=60)
     assert (tmp_path / "saved").exists()
+    assert not (tmp_path / "interrupted").exists()  # asked once, by its parent
     assert (said, complaint) == ("", "guidance.py: stopped; run it again to go on\n")
     assert process.returncode == 128 + number
 

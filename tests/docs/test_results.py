@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from i2pmae.config import FinetuneConfig, PretrainConfig, to_plain
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
+INTERVAL = re.compile(r"[-+]\d+\.\d \[[-+]\d+\.\d, [-+]\d+\.\d\]")
 MAIN_ARMS = {"random", "3d-only", "masking-only", "targets-only", "i2p-mae"}
 
 
@@ -62,6 +64,15 @@ def test_the_readme_repeats_what_fine_tuning_reaches():
     text = " ".join((ROOT / "README.md").read_text().split())
     for with_it, without in zip(start, scratch, strict=True):
         assert f"{with_it}% against {without}%" in text
+
+
+def test_differences_in_the_prose_are_of_the_tables():
+    known = set(INTERVAL.findall((RESULTS / "tables.md").read_text()))
+    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        prose = [row for row in page.read_text().splitlines() if not row.startswith("| `")]
+        told = INTERVAL.findall(" ".join(" ".join(prose).split()))
+        assert len(told) >= 2
+        assert set(told) <= known, page
 
 
 def _cells(row):
