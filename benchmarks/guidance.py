@@ -135,12 +135,11 @@ ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
 LONG = ("epochs=16", "optim.cosine_epochs=16")
 # Over four copies, which the network still sees in other sizes and places.
 ONE_PASS = (*as_many_steps(1), "augment.scale_per_axis=false")
-LOCAL = "targets.remove_shape_mean=true"
 AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
 GENTLE = (*AS_THEY_LIE, "optim.lr=1e-3")  # fine-tuning
 MAIN = ("i2p-mae", "3d-only", "targets-only", "masking-only", "random")
-PRETRAINED_LONG, LOCAL_LONG = "16-epochs-as-they-lie", "shape-mean-removed-16-epochs-as-they-lie"
-BLOCK_6_LONG, SCRATCH = "block-6-16-epochs-as-they-lie", "finetune-scratch"
+PRETRAINED_LONG, BLOCK_6_LONG = "16-epochs-as-they-lie", "block-6-16-epochs-as-they-lie"
+ONLY_3D_LONG, SCRATCH = "3d-only-equal-time", "finetune-scratch"
 ARMS: dict[str, Arm] = {
     "2d-features": Arm(
         "2D features, mean over patches, no 3D network", seeds=1, features="2d", against=()
@@ -170,7 +169,7 @@ ARMS: dict[str, Arm] = {
             "random",
             "16-epochs",
             "3d-only-16-epochs-as-they-lie",
-            "3d-only-equal-time",
+            ONLY_3D_LONG,
             "random-vit-16-epochs-as-they-lie",
         ),
     ),
@@ -196,20 +195,17 @@ ARMS: dict[str, Arm] = {
         against=(
             PRETRAINED_LONG,
             "random",
-            "3d-only-equal-time",
+            f"targets-only-{BLOCK_6_LONG}",
+            "3d-only-16-epochs-as-they-lie",
+            ONLY_3D_LONG,
             "random-vit-16-epochs-as-they-lie",
         ),
     ),
-    LOCAL_LONG: Arm(
-        "2D targets less each shape's mean, 16 epochs, no augmentation",
-        (*LONG, *AS_THEY_LIE, LOCAL),
-        5,
-        against=(
-            PRETRAINED_LONG,
-            "random",
-            "3d-only-equal-time",
-            "random-vit-16-epochs-as-they-lie",
-        ),
+    f"targets-only-{BLOCK_6_LONG}": Arm(
+        "random masking, features of the sixth block, 16 epochs, no augmentation",
+        (RANDOM_MASKS, *LONG, *AS_THEY_LIE),
+        store="vit-block-6",
+        against=("random",),
     ),
     "3d-only-16-epochs-as-they-lie": Arm(
         "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE), against=("3d-only",)
@@ -219,9 +215,9 @@ ARMS: dict[str, Arm] = {
         (*LONG, *AS_THEY_LIE),
         5,
         "vit-random",
-        against=("random-vit", "random", "3d-only-16-epochs-as-they-lie", "3d-only-equal-time"),
+        against=("random-vit", "random", "3d-only-16-epochs-as-they-lie", ONLY_3D_LONG),
     ),
-    "3d-only-equal-time": Arm(  # more epochs than fit into the time of 16 and of the features
+    ONLY_3D_LONG: Arm(  # more epochs than fit into the time of 16 and of the features
         f"3D only, as long as `{PRETRAINED_LONG}` with its features",
         (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
         5,
@@ -241,13 +237,11 @@ ARMS: dict[str, Arm] = {
     ),
     "16-epochs": Arm("2D-guided masking and 2D targets, 16 epochs", LONG),
     "paper-init": Arm("initial weights as in the paper", ("encoder.init=paper",)),
-    "3d-only-paper-init": Arm(
-        "3D only, initial weights as in the paper",
-        (*ONLY_3D, "encoder.init=paper"),
-        against=("3d-only",),
-    ),
+    "epoch-schedule": Arm("learning rate set once an epoch", ("optim.schedule=epoch",)),
     "raw-targets": Arm("2D targets not standardized", ("targets.standardize=false",)),
-    "shape-mean-removed": Arm("2D targets less each shape's mean", (LOCAL,)),
+    "shape-mean-removed": Arm(
+        "2D targets less each shape's mean", ("targets.remove_shape_mean=true",)
+    ),
     "flat-softmax": Arm(
         "saliency not standardized, as released",
         ("masking.standardize=false",),
@@ -274,10 +268,7 @@ ARMS: dict[str, Arm] = {
     "quarter": Arm(
         "a quarter of the shapes, as many steps", as_many_steps(16), store="vit-quarter"
     ),
-    "finetune-i2p-mae": Arm(
-        "fine-tuned from I2P-MAE", start="i2p-mae", against=(SCRATCH, "finetune-3d-only")
-    ),
-    "finetune-3d-only": Arm("fine-tuned from 3D only", start="3d-only", against=(SCRATCH,)),
+    "finetune-i2p-mae": Arm("fine-tuned from I2P-MAE", start="i2p-mae", against=(SCRATCH,)),
     SCRATCH: Arm(
         "fine-tuned from random weights", ("from_scratch=true",), start="i2p-mae", against=()
     ),
@@ -286,7 +277,21 @@ ARMS: dict[str, Arm] = {
         GENTLE,
         4,
         start=PRETRAINED_LONG,
+        against=(f"{SCRATCH}-as-they-lie", f"finetune-{ONLY_3D_LONG}"),
+    ),
+    f"finetune-{ONLY_3D_LONG}": Arm(
+        f"fine-tuned from `{ONLY_3D_LONG}`, no augmentation, half the rate",
+        GENTLE,
+        4,
+        start=ONLY_3D_LONG,
         against=(f"{SCRATCH}-as-they-lie",),
+    ),
+    f"finetune-{BLOCK_6_LONG}": Arm(
+        f"fine-tuned from `{BLOCK_6_LONG}`, no augmentation, half the rate",
+        GENTLE,
+        4,
+        start=BLOCK_6_LONG,
+        against=(f"{SCRATCH}-as-they-lie", f"finetune-{ONLY_3D_LONG}"),
     ),
     f"{SCRATCH}-as-they-lie": Arm(
         "fine-tuned from random weights, no augmentation, half the rate",
