@@ -647,7 +647,7 @@ def _provenance(
 
     packages = ("i2pmae", "torch", "timm", "open_clip_torch", "zarr", "numpy")
     return {
-        "source": str(config.data.absolute()),
+        "source": str(config.data.absolute() if config.data.exists() else config.data),
         "finetune_recipe": source.recipe,
         "class_parts": source.class_parts,
         "weights": image_model.pretrained,

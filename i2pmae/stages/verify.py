@@ -102,8 +102,6 @@ def _recorded_config(path: str | Path, info: StoreInfo, data: Path | None) -> Ex
         "precision": _PRECISIONS.get(info.settings["image_model"]["precision"]),
         "data": data or info.provenance.get("source"),
     }
-    if data is None and info.settings.get("layout") == "procedural":
-        recorded["data"] = "procedural"
     try:
         return ExtractConfig.model_validate(recorded)
     except ValidationError as error:

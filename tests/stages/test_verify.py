@@ -46,6 +46,7 @@ def test_a_sound_store_has_no_findings(store, capsys):
     found = verify.run(store, recompute=3)
     assert found["ok"]
     assert (found["shards"], found["findings"], len(found["recomputed"])) == (3, [], 3)
+    assert check_store(store)[0].provenance["source"] == "procedural"  # no path: there are no files
     assert capsys.readouterr().out == ""
 
 
