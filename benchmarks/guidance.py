@@ -658,9 +658,10 @@ def svm(
     train_x: Array, train_y: NDArray[np.int64], test_x: Array, test_y: NDArray[np.int64]
 ) -> tuple[float, NDArray[np.int64]]:
     """Accuracy and predictions of a linear SVM whose C training shapes choose."""
-    from i2pmae.evaluation.svm import choose_c, linear_svm
+    from i2pmae.evaluation.svm import CANDIDATES, choose_c, linear_svm
 
-    found = linear_svm(train_x, train_y, test_x, test_y, C=choose_c(train_x, train_y))
+    c = choose_c(train_x, train_y) or CANDIDATES[0]
+    found = linear_svm(train_x, train_y, test_x, test_y, C=c)
     return found.accuracy, found.predictions
 
 

@@ -69,7 +69,23 @@ class EncoderConfig(Config):
             raise ValueError(f"widths {self.widths} must be multiples of n_heads={self.n_heads}")
         if list(self.n_centers) != sorted(self.n_centers, reverse=True):
             raise ValueError(f"n_centers {self.n_centers} must not grow from fine to coarse")
+        for size, n_finer in zip(self.group_sizes[1:], self.n_centers, strict=False):
+            if size > n_finer:
+                raise ValueError(
+                    f"group_sizes {self.group_sizes}: {size} neighbors are more than the "
+                    f"{n_finer} centers of the finer level, of n_centers {self.n_centers}"
+                )
         return self
+
+    def require_points(self, n_points: int, name: str = "--points") -> None:
+        """Raise a ConfigError if clouds of `n_points` are too small; `name` is the option's."""
+        least = max(self.n_centers[0], self.group_sizes[0])
+        if n_points < least:
+            raise ConfigError(
+                f"{name} {n_points}: the encoder needs {least} points or more "
+                f"({self.n_centers[0]} centers at its finest level, {self.group_sizes[0]} "
+                f"neighbors each); raise {name}, or lower encoder.n_centers where it is trained"
+            )
 
 
 class MaskingConfig(Config):
@@ -173,7 +189,7 @@ class ExtractConfig(Config):
     points: int = Field(8192, gt=0)  # stored per shape
     on_error: Literal["stop", "skip"] = "stop"
     batch_size: int = Field(8, gt=0)  # shapes per call of the image model
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     device: Device = "auto"
     precision: Precision = "auto"
     image_model: ImageModelConfig = ImageModelConfig()
@@ -202,7 +218,7 @@ class PretrainConfig(Config):
     accumulate: int = Field(1, gt=0)  # parts that a step's shapes are worked on in, one by one
     synchronize_norms: bool = True  # BatchNorm's statistics over all processes, or each its own
     points: int = Field(2048, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
     device: Device = "auto"
     precision: Precision = "auto"
@@ -230,7 +246,7 @@ class SvmConfig(Config):
     pooling: Pooling = "max"  # of tokens: the coarsest ones' maximum, or with mean, of all levels
     batch_size: int = Field(32, gt=0)
     limit: int | None = Field(None, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     device: Device = "auto"
     precision: Precision = "fp32"
     encoder: EncoderConfig = EncoderConfig()  # used without a checkpoint
@@ -249,7 +265,7 @@ class EmbedConfig(Config):
     pooling: Pooling = "max"  # as the linear SVM's
     on_error: Literal["stop", "skip"] = "stop"
     batch_size: int = Field(32, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     device: Device = "auto"
     precision: Precision = "fp32"
 

@@ -131,6 +131,8 @@ def test_set_takes_toml_values_and_bare_words():
         (["encoder.widths=[96, 192]"], "widths has 2 entries"),
         (["encoder.widths=[95, 192, 384]"], "multiples of n_heads"),
         (["encoder.n_centers=[64, 256, 512]"], "must not grow"),
+        (["encoder.group_sizes=[8, 600, 4]"], "600 neighbors are more than the 512 centers"),
+        (["seed=-1"], "seed"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(overrides, expected):

@@ -38,7 +38,8 @@ def extract_features(
         (S, C) float32.
 
     Raises:
-        DataError: if there are no clouds, or one has another number of points.
+        DataError: if there are no clouds, one has another number of points, or a feature is not
+            finite.
     """
     device = torch.device(device)
     if description is not None:
@@ -53,7 +54,14 @@ def extract_features(
             features.append(encoded.float().cpu().numpy())
     if not features:
         raise DataError("there are no shapes to encode")
-    return np.concatenate(features)
+    found = np.concatenate(features)
+    bad = int((~np.isfinite(found)).any(axis=1).sum())
+    if bad:
+        raise DataError(
+            f"features of {bad} of {len(found)} shapes are not finite; the checkpoint is damaged "
+            "or its training diverged"
+        )
+    return found
 
 
 def parts_of_points(

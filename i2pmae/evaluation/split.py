@@ -15,8 +15,8 @@ def validation_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide shapes into a part to train on and a part to validate on, class by class.
 
-    A class with a single shape stays in training. Validation gets at least one shape for every
-    other class, so in a small set it may be larger than `share`.
+    A class with a single shape stays in training. Of every other class both parts get at least
+    one, so in a small set validation may be larger than `share`.
 
     Args:
         labels: (S,) class of each shape.
@@ -38,14 +38,19 @@ def validation_split(
     if n_validation == 0 or len(divisible) - n_validation < (counts > 1).sum():
         raise DataError(
             f"{len(labels)} training shapes of {len(classes)} classes cannot be divided into a "
-            f"training part and a validation part of {share:.0%}; lower the share or add shapes"
+            f"training part and a validation part of {share:.0%}; lower the share, use more of the "
+            "labels, or add shapes"
         )
     _, validation = train_test_split(
         divisible, test_size=n_validation, random_state=seed, stratify=labels[divisible]
     )
-    validation = np.sort(validation).astype(np.int64)
-    training = np.setdiff1d(np.arange(len(labels)), validation).astype(np.int64)
-    return training, validation
+    is_held_out = np.zeros(len(labels), dtype=bool)
+    is_held_out[validation] = True
+    for name in classes[counts > 1]:  # rare ones may be on one side only
+        members = np.flatnonzero(labels == name)
+        if is_held_out[members].all() or not is_held_out[members].any():
+            is_held_out[members[0]] ^= True
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def labelled_part(

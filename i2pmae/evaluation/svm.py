@@ -31,11 +31,15 @@ _FOLDS = 3
 _MOST = 2000  # shapes that decide; libsvm's time grows with their square
 
 
-def choose_c(train_x: NDArray[np.floating], train_y: NDArray[np.integer], seed: int = 0) -> float:
+def choose_c(
+    train_x: NDArray[np.floating], train_y: NDArray[np.integer], seed: int = 0
+) -> float | None:
     """Choose the SVM's regularisation by cross-validation on training shapes alone.
 
     Published values belong to the features of the published networks; how strong a value is
     depends on how far apart features lie.
+
+    Classes with fewer than three shapes have no say.
 
     Args:
         train_x: (S, C) features of the training shapes.
@@ -43,21 +47,29 @@ def choose_c(train_x: NDArray[np.floating], train_y: NDArray[np.integer], seed: 
         seed: of the folds, and of the subset where there are more than 2000 shapes.
 
     Returns:
-        One of `CANDIDATES`, the smallest of equally good ones; the smallest of all where a class
-        has a single shape.
+        One of `CANDIDATES`, the smallest of equally good ones; None where fewer than two classes
+        have three shapes.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
     from sklearn.svm import SVC
 
-    if len(train_x) > _MOST:
-        chosen, _ = train_test_split(
-            np.arange(len(train_x)), train_size=_MOST, stratify=train_y, random_state=seed
+    classes, counts = np.unique(train_y, return_counts=True)
+    classes = classes[counts >= _FOLDS]
+    if len(classes) < 2:
+        return None
+    chosen = np.flatnonzero(np.isin(train_y, classes))
+    most = max(_MOST, _FOLDS * len(classes))
+    if len(chosen) >= most + len(classes):  # else it cannot be divided, and all are hardly more
+        some, _ = train_test_split(
+            chosen, train_size=most, stratify=train_y[chosen], random_state=seed
         )
-        train_x, train_y = train_x[chosen], train_y[chosen]
-    folds = min(_FOLDS, int(np.unique(train_y, return_counts=True)[1].min()))
-    if folds < 2:
-        return CANDIDATES[0]
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        lacking = {name: max(0, _FOLDS - int((train_y[some] == name).sum())) for name in classes}
+        others = np.setdiff1d(chosen, some)
+        chosen = np.concatenate(
+            [some, *(others[train_y[others] == name][:n] for name, n in lacking.items())]
+        )
+    train_x, train_y = train_x[chosen], train_y[chosen]
+    split = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     scores = [
         cross_val_score(SVC(C=c, kernel="linear"), train_x, train_y, cv=split).mean()
         for c in CANDIDATES

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2pmae import __version__
-from i2pmae.config import EmbedConfig, to_plain
+from i2pmae.config import EmbedConfig, EncoderConfig, to_plain
 from i2pmae.datasets import Shape, ShapeSource, open_source
 from i2pmae.device import pick_device, pick_dtype
-from i2pmae.errors import ConfigError, DataError
+from i2pmae.errors import DataError
 from i2pmae.evaluation.features import extract_features
 from i2pmae.evaluation.vectors import Vectors, check_target, write_vectors
 from i2pmae.image_model.weights import file_hash
@@ -61,7 +61,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     clouds = CloudReader(source, config.points or source.svm_points, config.on_error == "skip")
     vectors = extract_features(
         encoder.to(device),
-        clouds.read(encoder.config.n_centers[0]),
+        clouds.read(encoder.config),
         batch_size=config.batch_size,
         device=device,
         dtype=pick_dtype(config.precision, device),
@@ -118,11 +118,11 @@ class CloudReader:
         self._source = source
         self._skip_bad = skip_bad
 
-    def read(self, least_points: int) -> Iterator[NDArray[np.float32]]:
+    def read(self, encoder: EncoderConfig) -> Iterator[NDArray[np.float32]]:
         """Yield the clouds, (N, 3) each, read ahead in several threads.
 
         Args:
-            least_points: that the encoder needs.
+            encoder: that is to see them.
 
         Raises:
             DataError: at a shape that cannot be used, unless these are to be skipped.
@@ -141,11 +141,7 @@ class CloudReader:
                 continue
             if self.n_points is None:
                 self.n_points = len(points)
-            if self.n_points < least_points:
-                raise ConfigError(
-                    f"{self.n_points} points per shape are fewer than the encoder's "
-                    f"{least_points} centers; set --points {least_points} or more"
-                )
+            encoder.require_points(self.n_points)
             self.kept.append(index)
             self.n_repeated += len(points) < self.n_points
             yield points[np.arange(self.n_points) % len(points)]

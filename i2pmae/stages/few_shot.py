@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from i2pmae.config import EncoderConfig, FewShotConfig, FewShotSplitConfig, FinetuneConfig, to_plain
 from i2pmae.datasets import ShapeSource, few_shot_episode, open_source
 from i2pmae.datasets.few_shot import SETTING_PATTERN
-from i2pmae.errors import DataError
+from i2pmae.errors import ConfigError, DataError
 from i2pmae.evaluation.few_shot import Episode, sample_episodes
 from i2pmae.evaluation.metrics import accuracy, mean_std
 from i2pmae.interrupts import StopRequest, delayed_stop
@@ -83,7 +83,7 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     pretrained = load_pretrained(config)
     folds = _folds(config)
     folder = RunFolder(config.out)
-    folder.start(config, resume=resume)
+    folder.start(config, resume=resume, must_stay=("epochs",))
     if resume:
         folder.mend()
     done = {(row["setting"], row["fold"]) for row in folder.rows()}
@@ -181,12 +181,17 @@ def _folds(config: FinetuneConfig) -> list[Fold]:
     """All episodes of a run, in order."""
     if config.cache is not None:
         reader = StoreReader(resolve_store(config.cache))
-        chosen = reader.indices("all")
+        chosen = reader.indices("all")[: config.limit]
         splits = reader.read_all("split")[chosen]
         return _draw_folds(StoreClouds(reader, config, chosen), splits, config)
     assert config.data is not None  # FinetuneConfig
     written = _written(config.data)
     if written:
+        if config.limit is not None:
+            raise ConfigError(
+                f"--limit: the folds in {config.data} say which shapes they take; leave it out, "
+                "or --set few_shot.folds to do fewer of them"
+            )
         return _written_folds(written, config)
     source = open_source(config.data, layout=config.layout, split="all", limit=config.limit)
     return _draw_folds(SourceClouds(source, config), np.asarray(source.splits), config)

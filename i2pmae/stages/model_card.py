@@ -170,7 +170,8 @@ def _training(saved: Checkpoint, run: RunFolder | None) -> str:
         return "The checkpoint does not say how it was trained.\n"
     facts: dict[str, Any] = {
         "data": saved.extra.get("data", config.get("data") or config.get("cache")),
-        "epochs": f"{saved.epoch} of {config['epochs']}",
+        "epochs": f"{saved.epoch} of {config['epochs']}"
+        + (", the best on validation" if _is_selected(saved) else ""),
         "batch size": config["batch_size"],
         "points per shape": config["points"],
         "seed": config["seed"],
@@ -291,11 +292,16 @@ def _limits(saved: Checkpoint) -> str:
     augment = saved.config.get("augment")
     if augment is not None and not augment["rotation"]:
         limits.append("It was trained without rotations: shapes must stand as those it saw.")
-    if saved.epoch < saved.config.get("epochs", 0):
+    if saved.epoch < saved.config.get("epochs", 0) and not _is_selected(saved):
         limits.append(
             f"Training was not finished: {saved.epoch} of {saved.config['epochs']} epochs."
         )
     return "".join(f"- {limit}\n" for limit in limits)
+
+
+def _is_selected(saved: Checkpoint) -> bool:
+    """Whether these are the weights of the epoch that was best on validation."""
+    return saved.optimizer is None and saved.metrics.get("best_epoch") == saved.epoch
 
 
 def _run_of(source: Path, saved: Checkpoint) -> RunFolder | None:

@@ -46,7 +46,8 @@ def run(config: PretrainConfig, *, resume: bool = False) -> dict[str, Any]:
         resume: continue the run in `out`, to the numbers of a run that was never interrupted.
 
     Returns:
-        Summary: `out`, `checkpoint`, `epochs`, `steps`, last row of the metrics, `seconds`.
+        Summary: `out`, `checkpoint`, the metrics of the last epoch with its `epoch` and `step`,
+        `seconds`.
 
     Raises:
         ConfigError: if settings do not fit the store or the folder.
@@ -71,6 +72,8 @@ def _run(config: PretrainConfig, team: Team, resume: bool) -> dict[str, Any]:
 
     folder = RunFolder(config.out)
     if team.is_first:
+        if config.svm.data is not None:
+            svm.require_fits(config.svm, config.encoder)
         folder.start(config, resume=resume, may_change=("cache", "svm", "accumulate"))
     team.wait()
     torch.manual_seed(step_seed(config.seed))
@@ -88,25 +91,38 @@ def _run(config: PretrainConfig, team: Team, resume: bool) -> dict[str, Any]:
         while run_state.epoch < config.epochs:
             row = _train_epoch(run_state, config, reader, indices, folder, progress, stop)
             if team.is_first:
-                if config.svm.data is not None and run_state.epoch % config.svm.every == 0:
-                    row["svm_accuracy"] = svm.check(model, config.svm, device)
-                folder.log(row)
-            if run_state.epoch % config.checkpoint_every == 0 and run_state.epoch < config.epochs:
-                run_state.save(folder, f"epoch-{run_state.epoch:04d}.pt", config, reader)
-            run_state.save(folder, LAST, config, reader)
+                try:
+                    if config.svm.data is not None and run_state.epoch % config.svm.every == 0:
+                        row["svm_accuracy"] = svm.check(model, config.svm, device)
+                finally:  # the epoch is done, whatever becomes of its check
+                    _keep_epoch(run_state, folder, config, reader, row)
             team.wait()
             stop.obey()
     if not team.is_first:
         return {}
     result = {
-        **folder.rows()[-1],
+        **folder.row(run_state.epoch),
         "out": str(config.out),
         "checkpoint": str(folder.last),
         "seconds": round(time.monotonic() - started, 2),
     }
     folder.write_result(result)
-    note(f"{config.epochs} epochs done, loss {result['loss']:.4f}; checkpoint {folder.last}")
+    note(f"{run_state.epoch} epochs done, loss {result['loss']:.4f}; checkpoint {folder.last}")
     return result
+
+
+def _keep_epoch(
+    state: _State,
+    folder: RunFolder,
+    config: PretrainConfig,
+    reader: StoreReader,
+    row: dict[str, Any],
+) -> None:
+    """Write down a finished epoch, then what goes on from it."""
+    folder.log(row)
+    if state.epoch % config.checkpoint_every == 0 and state.epoch < config.epochs:
+        state.save(folder, f"epoch-{state.epoch:04d}.pt", config, reader)
+    state.save(folder, LAST, config, reader)
 
 
 def build_model(config: PretrainConfig, reader: StoreReader) -> PretrainingModel:
@@ -408,8 +424,4 @@ def _check_fits(config: PretrainConfig, reader: StoreReader, n_shapes: int) -> N
             f"{config.cache} holds {reader.info.spec.n_points} points per shape, "
             f"{config.points} are asked; set --points {reader.info.spec.n_points} or fewer"
         )
-    if config.points < config.encoder.n_centers[0]:
-        raise ConfigError(
-            f"points={config.points} is fewer than the {config.encoder.n_centers[0]} centers of "
-            "the finest level; raise --points or lower encoder.n_centers"
-        )
+    config.encoder.require_points(config.points)

@@ -84,24 +84,38 @@ class RunFolder:
         """Whether a run was started here and got anywhere."""
         return any(path.exists() for path in (self.last, self._metrics, self._results))
 
-    def start(self, config: Config, *, resume: bool, may_change: Sequence[str] = ()) -> None:
+    def start(
+        self,
+        config: Config,
+        *,
+        resume: bool,
+        may_change: Sequence[str] = (),
+        must_stay: Sequence[str] = (),
+    ) -> None:
         """Make the folder, or check that the run in it has the same settings.
 
         A run that was killed before it had written anything is begun with `resume` too, so that
         a job that is queued again may always ask for it.
+
+        Args:
+            config: settings, which `config.json` holds from now on.
+            resume: go on with the run that is there.
+            may_change: settings that may differ then, beside those that always may.
+            must_stay: of those, settings that may not.
 
         Raises:
             ConfigError: if the folder holds a run and `resume` is off, or one with other settings.
         """
         kinds = getattr(config, "track", ())
         require_trackers(kinds)
-        self._begin(config, resume=resume, may_change=may_change)
+        self._begin(config, resume, {*MAY_CHANGE, *may_change} - {*must_stay})
         self._trackers = open_trackers(kinds, self.path, to_plain(config))
         remember_saved(self._kept)
 
-    def _begin(self, config: Config, *, resume: bool, may_change: Sequence[str]) -> None:
+    def _begin(self, config: Config, resume: bool, may_change: set[str]) -> None:
         if resume and (self.path / CONFIG).exists():
-            self._check_same(config, {*MAY_CHANGE, *may_change})
+            self._check_same(config, may_change)
+            self._write(CONFIG, to_plain(config))
             return
         if self.holds_run:
             raise ConfigError(
@@ -125,17 +139,21 @@ class RunFolder:
         """Append one row to `metrics.jsonl`."""
         with self._writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # no checkpoint may be newer than the rows of its epochs
         event("metrics", run=str(self.path), **row)
         for track in self._trackers:
             track(row)
 
     def _kept(self) -> str:
         """What would be kept if the run stopped now."""
-        if not self.last.exists():
-            return f"{self.path} holds no checkpoint yet"
         rows = self.rows()
-        epochs = rows[-1]["epoch"] if rows else 0
-        return f"{self.last} is saved, {epochs} whole epochs are logged"
+        if self.last.exists():
+            epochs = rows[-1]["epoch"] if rows else 0
+            return f"{self.last} is saved, {epochs} whole epochs are logged"
+        if rows:  # a few-shot run's folds
+            return f"{self._metrics} holds {len(rows)} finished folds"
+        return f"{self.path} holds no checkpoint yet"
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows logged so far; a half-written last one is left out."""
@@ -148,6 +166,20 @@ class RunFolder:
                 break
             rows.append(row)
         return rows
+
+    def row(self, epoch: int) -> dict[str, Any]:
+        """The row of an epoch.
+
+        Raises:
+            ConfigError: if it is not there.
+        """
+        for row in self.rows():
+            if row.get("epoch") == epoch:
+                return row
+        raise ConfigError(
+            f"{self._metrics} has no row of epoch {epoch}: it was damaged or deleted; restore it "
+            "from a copy, or start again in another --out"
+        )
 
     def rewind(self, epoch: int) -> None:
         """Drop rows of epochs after `epoch`, which the resumed run writes again."""

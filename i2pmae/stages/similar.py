@@ -135,7 +135,7 @@ def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
     device = pick_device(config.device)
     vectors = extract_features(
         encoder.to(device),
-        CloudReader(source, n_points).read(encoder.config.n_centers[0]),
+        CloudReader(source, n_points).read(encoder.config),
         device=device,
         dtype=pick_dtype(settings["precision"], device),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from i2pmae.config import EncoderConfig, FinetuneConfig, to_plain
@@ -24,7 +25,7 @@ from i2pmae.model.official import Kind, official_name
 from i2pmae.progress import Progress, note
 from i2pmae.stages.labelled import Batch, Clouds, draw_points
 from i2pmae.stages.results import published_figures
-from i2pmae.stages.run_folder import RunFolder
+from i2pmae.stages.run_folder import LAST, RunFolder
 from i2pmae.training import checkpoint
 from i2pmae.training.checkpoint import Checkpoint
 from i2pmae.training.optim import make_optimizer, set_learning_rate
@@ -131,12 +132,14 @@ def begin(
 
     Raises:
         CheckpointError: if the checkpoint holds no encoder that fits.
+        ConfigError: if the settings do not fit its sizes.
     """
     device = pick_device(config.device)
     encoder = config.encoder
     if pretrained is not None:
         sizes = encoder_config_of(pretrained)
-        encoder = encoder.model_copy(update={name: getattr(sizes, name) for name in TAKEN})
+        encoder = _with_sizes(encoder, {name: getattr(sizes, name) for name in TAKEN})
+    encoder.require_points(config.points)
     torch.manual_seed(step_seed(config.seed, *counters))
     model = build(encoder)
     report = "random weights"
@@ -146,6 +149,18 @@ def begin(
     optimizer = make_optimizer(model, config.optim, partial(official_name, kind))
     dtype = pick_dtype(config.precision, device)
     return Training(kind, model, optimizer, config, encoder, extra, device, dtype, report)
+
+
+def _with_sizes(encoder: EncoderConfig, sizes: dict[str, Any]) -> EncoderConfig:
+    """The recipe's encoder with a checkpoint's sizes."""
+    try:
+        return EncoderConfig.model_validate({**to_plain(encoder), **sizes})
+    except ValidationError as error:
+        reasons = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
+        raise ConfigError(
+            f"the checkpoint's encoder and these settings do not fit: {reasons}; set what differs, "
+            "such as encoder.group_sizes and encoder.radii"
+        ) from None
 
 
 def divide(clouds: Clouds, config: FinetuneConfig) -> tuple[Clouds, Clouds]:
@@ -227,7 +242,7 @@ def train_epoch(
         `epoch`, mean `loss`, `lr`.
 
     Raises:
-        TrainingError: if the loss is not finite.
+        TrainingError: if the loss or a weight is not finite.
     """
     config, model, epoch = training.config, training.model, training.epoch
     rate, n_steps = 0.0, len(train.labels) // batch_size
@@ -254,10 +269,13 @@ def train_epoch(
         losses.append(loss.detach())
         progress.advance()
     mean_loss = float(torch.stack(losses).mean())
-    if not math.isfinite(mean_loss):
+    spoiled = not torch.nn.utils.get_total_norm(model.parameters()).isfinite()
+    if spoiled or not math.isfinite(mean_loss):
+        last = config.out / LAST
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint is kept"
         raise TrainingError(
-            f"loss is not finite in epoch {epoch + 1}; the last good checkpoint is in "
-            f"{config.out}; lower optim.lr or use --precision fp32"
+            f"{'weights are' if math.isfinite(mean_loss) else 'loss is'} not finite in epoch "
+            f"{epoch + 1}; {kept}; lower optim.lr or use --precision fp32"
         )
     training.epoch = epoch + 1
     return {"epoch": training.epoch, "loss": mean_loss, "lr": rate}
@@ -290,14 +308,16 @@ def evaluate_both(
         saved = checkpoint.load(folder.path / BEST, map_location=training.device)
         training.model.load_state_dict(saved.model)
         best = evaluate()
-    rows = {row["epoch"]: row for row in folder.rows()}
     validation = {
-        name: value for name, value in rows[training.epoch].items() if name.startswith("validation")
+        name: value
+        for name, value in folder.row(training.epoch).items()
+        if name.startswith("validation")
     }
+    best_row = folder.row(training.best_epoch)
     return {
         **best,
         **{f"{name}_last": value for name, value in last.items() if isinstance(value, float)},
-        **{name: rows[training.best_epoch][name] for name in validation},
+        **{name: best_row[name] for name in validation},
         **{f"{name}_last": value for name, value in validation.items()},
         "best_epoch": training.best_epoch,
         "epochs": training.epoch,

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from i2pmae.config import SvmCheckConfig, SvmConfig, to_plain
+from i2pmae.config import EncoderConfig, SvmCheckConfig, SvmConfig, to_plain
 from i2pmae.datasets import ShapeSource, open_source
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import DataError
 from i2pmae.evaluation.features import extract_features, parts_of_points
-from i2pmae.evaluation.svm import SvmResult, choose_c, linear_svm
+from i2pmae.evaluation.svm import CANDIDATES, SvmResult, choose_c, linear_svm
 from i2pmae.loading import load_encoder, random_encoder
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.progress import note, print_table
@@ -49,6 +49,8 @@ def run(config: SvmConfig, *, table: bool = True) -> dict[str, Any]:
             encoder = random_encoder(encoder.config, config.seed, config.pooling)
             name = f"random weights, network of {name}"
     n_points = config.points or train.svm_points
+    if n_points is not None:
+        encoder.config.require_points(n_points)
     note(f"{name}: features of {len(train)} training and {len(test)} test shapes")
     result, c = _score(
         encoder.to(device),
@@ -87,6 +89,13 @@ def run(config: SvmConfig, *, table: bool = True) -> dict[str, Any]:
         "random_weights": config.checkpoint is None or config.random_weights,
         "config": to_plain(config),
     }
+
+
+def require_fits(config: SvmCheckConfig, encoder: EncoderConfig) -> None:
+    """Raise an error if `check` could not work: no labelled splits, or too few points."""
+    assert config.data is not None
+    _labelled_splits(config.data, "auto", None)
+    encoder.require_points(config.points, "svm.points")
 
 
 def check(model: PretrainingModel, config: SvmCheckConfig, device: torch.device) -> float:
@@ -184,7 +193,10 @@ def _score(
         labels.append(split_labels)
     if c is None:
         c = choose_c(features[0], labels[0])
-        note(f"C = {c:g}, chosen by cross-validation on the training shapes")
+        how = "chosen by cross-validation on the training shapes"
+        if c is None:
+            c, how = CANDIDATES[0], "as no two classes have the three shapes that choosing takes"
+        note(f"C = {c:g}, {how}")
     result = linear_svm(
         features[0], labels[0], features[1], labels[1], C=c, n_classes=len(train.class_names)
     )

@@ -93,13 +93,14 @@ class Team:
     def losses(self, output: PretrainingOutput, targets: TargetConfig) -> Tensor:
         """Total, 2D and 3D loss (3,), whose means over processes are those of the whole batch.
 
-        Each loss is a mean over tokens, visible or hidden ones, and processes differ in how many
-        they have. So a process's mean counts as its share of them.
+        Each loss is a mean over tokens, visible or hidden ones or all, and processes differ in how
+        many they have. So a process's mean counts as its share of them.
         """
         if not self.together:
             return torch.stack([output.loss, output.loss_2d, output.loss_3d])
         hidden = output.masks[TARGET_LEVEL]
-        counts = torch.stack([(~hidden).sum(), hidden.sum()]).to(output.loss)
+        asked = {"visible": ~hidden, "masked": hidden, "all": torch.ones_like(hidden)}
+        counts = torch.stack([asked[targets.tokens_2d].sum(), hidden.sum()]).to(output.loss)
         total = counts.clone()
         dist.all_reduce(total)
         shares = counts / total.clamp(min=1) * self.part.count

@@ -57,6 +57,13 @@ def test_another_number_of_points_is_named_even_in_a_later_batch():
         extract_features(lambda x: x.amax(dim=1), mixed, batch_size=2)
 
 
+def test_features_that_are_not_finite_are_counted():
+    clouds = np.ones((5, 8, 3), dtype=np.float32)
+    clouds[3, 0, 0] = np.nan
+    with pytest.raises(DataError, match="features of 1 of 5 shapes are not finite"):
+        extract_features(lambda points: points.sum(dim=1), clouds)
+
+
 def test_no_shapes_is_an_error():
     with pytest.raises(DataError, match="no shapes"):
         extract_features(lambda x: x.amax(dim=1), [])

@@ -32,6 +32,14 @@ def test_the_parts_are_disjoint_complete_and_hold_every_class(labels, share):
     assert 9 not in labels[validation]  # its only shape is trained on
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.9])
+def test_rare_classes_are_in_both_parts(share):
+    labels = np.repeat([0, 1, 2], [1000, 2, 3])
+    for seed in range(10):
+        for part in validation_split(labels, share, seed):
+            assert set(labels[part]) == {0, 1, 2}
+
+
 def test_small_classes_give_one_shape_each():
     assert len(validation_split([0, 0, 1, 1, 2], 0.1, seed=0)[1]) == 2
 

@@ -65,8 +65,10 @@ def test_regularisation_is_chosen_for_features_that_lie_close_together():
     assert choose_c(features, labels) < choose_c(0.1 * features, labels)
 
 
-def test_regularisation_of_lone_shapes_is_the_strongest():
-    assert choose_c(np.eye(3), np.arange(3)) == CANDIDATES[0]
+@pytest.mark.parametrize("n_of_second", [0, 1, 2])
+def test_lone_shapes_choose_no_regularisation(n_of_second):
+    labels = np.repeat([0, 1], [4, n_of_second])
+    assert choose_c(np.eye(len(labels)), labels) is None
 
 
 def test_regularisation_of_many_shapes_is_chosen_on_some(monkeypatch):
@@ -77,3 +79,16 @@ def test_regularisation_of_many_shapes_is_chosen_on_some(monkeypatch):
     labels = np.repeat(np.arange(2), 100)
     features = labels[:, None] + 0.1 * generator.standard_normal((200, 2))
     assert choose_c(features, labels) in CANDIDATES
+
+
+@pytest.mark.parametrize("n_rare", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_shapes", [39, 41, 43, 400])
+def test_rare_classes_neither_stop_nor_decide_the_choice(monkeypatch, n_rare, n_shapes):
+    """Features whose two large classes want a weak regularisation, and a third class."""
+    from i2pmae.evaluation import svm
+
+    monkeypatch.setattr(svm, "_MOST", 40)
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), [n_shapes - n_shapes // 4, n_shapes // 4, n_rare])
+    features = 0.05 * labels[:, None] + 0.001 * generator.standard_normal((len(labels), 2))
+    assert choose_c(features, labels) > CANDIDATES[0]

@@ -104,7 +104,7 @@ def test_mistakes_are_found_before_any_shape_is_read(untrained, folder, tmp_path
 
 
 def test_fewer_points_than_the_encoder_needs(untrained, folder, tmp_path):
-    with pytest.raises(ConfigError, match="set --points 64"):
+    with pytest.raises(ConfigError, match="--points 20: the encoder needs 64 points"):
         embed.run(config(untrained, folder, tmp_path / "v.npz", points=20))
 
 

@@ -89,6 +89,13 @@ def test_episodes_of_a_store_are_drawn_as_well(parts_store, tmp_path):
     assert result["std"] == {}
 
 
+def test_a_limit_holds_for_a_store_and_not_for_written_folds(parts_store, written, tmp_path):
+    with pytest.raises(DataError):  # the first shapes are too few for an episode
+        finetune.run(config(tmp_path / "run", data=None, cache=parts_store, limit=2))
+    with pytest.raises(ConfigError, match="say which shapes they take"):
+        finetune.run(config(tmp_path / "run", data=written, limit=2))
+
+
 @pytest.fixture
 def pickles(tmp_path):
     """Published episodes: 2-way 8-shot, flat clouds and tall ones."""
@@ -156,6 +163,8 @@ def test_an_interrupted_run_goes_on_after_its_last_fold(drawn, tmp_path, monkeyp
     with pytest.raises(ConfigError, match="already holds a run"):
         finetune.run(settings)
     assert finetune.run(settings, resume=True)["folds"] == expected["folds"]
+    with pytest.raises(ConfigError, match="epochs: 1 there, 2 asked"):  # no fold would have them
+        finetune.run(config(settings.out, epochs=2), resume=True)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 import i2pmae
 from i2pmae.cli import main
 from i2pmae.config import AugmentConfig, FinetuneConfig, OptimConfig
-from i2pmae.errors import CheckpointError, ConfigError, DataError
+from i2pmae.errors import CheckpointError, ConfigError, DataError, TrainingError
 from i2pmae.stages import finetune, pretrain, supervised
 from i2pmae.stages.run_folder import RunFolder
 from i2pmae.training import checkpoint
@@ -187,6 +187,7 @@ def test_seeds_are_runs_of_their_own_and_their_mean(trained, tmp_path, stop_afte
     [
         ({"batch_size": 64}, ConfigError, "fewer than batch_size=64"),
         ({"points": 9000}, DataError, "9000 are asked"),
+        ({"points": 32}, ConfigError, "--points 32: the encoder needs 64 points or more"),
         ({"checkpoint": "/no/such.pt"}, CheckpointError, "no checkpoint"),
         ({"task": "segmentation", "data": "/no/such"}, DataError, "does not exist"),
     ],
@@ -194,6 +195,32 @@ def test_seeds_are_runs_of_their_own_and_their_mean(trained, tmp_path, stop_afte
 def test_settings_that_do_not_fit_are_named(tmp_path, changes, error, expected):
     with pytest.raises(error, match=expected):
         finetune.run(config(tmp_path / "run", **changes))
+
+
+def test_weights_that_the_last_step_spoiled_are_not_saved(tmp_path, monkeypatch):
+    def spoiling(optimizer, *_):
+        step = optimizer.step
+
+        def spoiled():
+            step()
+            optimizer.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+        optimizer.step = spoiled
+        return 0.0
+
+    monkeypatch.setattr(supervised, "set_learning_rate", spoiling)
+    with pytest.raises(TrainingError, match=r"weights are not finite in epoch 1; no checkpoint"):
+        finetune.run(config(tmp_path / "run", batch_size=20))
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_an_encoder_of_other_levels_is_one_clear_line(store, tmp_path):
+    two = {"n_centers": (64, 16), "group_sizes": (8, 4), "widths": (12, 24), "depths": (1, 1)}
+    encoder = TINY_ENCODER.model_copy(update=two)
+    checkpoint_path = tmp_path / "pretrain" / "last.pt"
+    pretrain.run(pretrain_config(store, checkpoint_path.parent, epochs=1, encoder=encoder))
+    with pytest.raises(ConfigError, match="group_sizes has 3 entries, n_centers has 2"):
+        finetune.run(config(tmp_path / "run", checkpoint=checkpoint_path))
 
 
 def test_the_command_takes_the_recipe_of_the_data(monkeypatch, tmp_path):

@@ -88,7 +88,8 @@ def test_the_command_of_a_fine_tuned_classifier(tmp_path, monkeypatch, recipe):
         assert _settings_of(command, monkeypatch, finetune_stage) == to_plain(config)
 
 
-def test_results_come_from_the_folder_around_the_checkpoint(tmp_path):
+@pytest.mark.parametrize("is_best", [True, False])
+def test_results_come_from_the_folder_around_the_checkpoint(tmp_path, is_best):
     run = model_card.RunFolder(tmp_path / "run")
     config = FinetuneConfig(
         data=tmp_path / "shapes", out=run.path, encoder=TINY_ENCODER, head=HeadConfig(width=16)
@@ -110,6 +111,7 @@ def test_results_come_from_the_folder_around_the_checkpoint(tmp_path):
             config=to_plain(config),
             model=model.state_dict(),
             epoch=4,
+            metrics={"best_epoch": 4 if is_best else 3},
             extra={"class_names": names},
         )
         text = _card(source, tmp_path / "export" / "model.safetensors")
@@ -117,7 +119,8 @@ def test_results_come_from_the_folder_around_the_checkpoint(tmp_path):
         assert ("no losses or figures" in text) != known
         assert "classes: bed, chair" in text
         assert "logits (B, 2)" in text
-        assert "Training was not finished: 4 of 300 epochs" in text
+        assert ("Training was not finished: 4 of 300 epochs" in text) != is_best
+        assert ("epochs: 4 of 300, the best on validation" in text) == is_best
 
 
 def test_a_folder_of_another_run_is_not_taken_for_its_own(trained, tmp_path):

@@ -1,11 +1,18 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from i2pmae.config import MaskingConfig, OptimConfig, SvmCheckConfig, TargetConfig
-from i2pmae.errors import ConfigError, TrainingError
+from i2pmae.config import (
+    MaskingConfig,
+    OptimConfig,
+    PretrainConfig,
+    SvmCheckConfig,
+    TargetConfig,
+)
+from i2pmae.errors import ConfigError, DataError, TrainingError
 from i2pmae.geometry.projection import PixelMap, pixels, view_axes
 from i2pmae.loading import load_pretraining
 from i2pmae.stages import extract_2d, pretrain
@@ -154,6 +161,29 @@ def test_the_svm_check_is_logged(store, tmp_path):
     assert 0 < result["svm_accuracy"] <= 100
 
 
+def test_an_epoch_is_kept_whatever_becomes_of_its_svm_check(store, tmp_path, monkeypatch):
+    def broken(*_):
+        raise DataError("no such shape")
+
+    monkeypatch.setattr(pretrain.svm, "check", broken)
+    config = pretrain_config(
+        store, tmp_path / "run", svm=SvmCheckConfig(data="procedural", every=2, points=128)
+    )
+    with pytest.raises(DataError, match="no such shape"):
+        pretrain.run(config)
+    assert checkpoint.load(config.out / "last.pt").epoch == 2
+    assert [row["epoch"] for row in RunFolder(config.out).rows()] == [1, 2]
+
+
+def test_a_finished_run_without_its_rows_is_one_clear_line(trained, tmp_path):
+    shutil.copytree(trained.parent, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    saved = checkpoint.load(trained)
+    config = PretrainConfig.model_validate({**saved.config, "out": tmp_path / "run"})
+    with pytest.raises(ConfigError, match="has no row of epoch 3"):
+        pretrain.run(config, resume=True)
+
+
 def test_kept_checkpoints_hold_the_weights_of_their_epoch(store, tmp_path):
     config = pretrain_config(store, tmp_path / "run", epochs=2, checkpoint_every=1)
     pretrain.run(config)
@@ -165,11 +195,13 @@ def test_kept_checkpoints_hold_the_weights_of_their_epoch(store, tmp_path):
     [
         ({"batch_size": 21}, "fewer than batch_size=21"),
         ({"points": 1000}, "512 points per shape"),
-        ({"points": 32}, "fewer than the 64 centers"),
+        ({"points": 32}, "the encoder needs 64 points or more"),
+        ({"svm": SvmCheckConfig(data="procedural", points=32)}, "svm.points 32: the encoder needs"),
+        ({"svm": SvmCheckConfig(data="/no/such")}, "does not exist"),
     ],
 )
 def test_settings_that_do_not_fit_the_store_are_named(store, tmp_path, changes, expected):
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises((ConfigError, DataError), match=expected):
         pretrain.run(pretrain_config(store, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 

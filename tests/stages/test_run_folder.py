@@ -33,8 +33,38 @@ def test_epochs_may_grow_on_resume_and_nothing_else(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.start(config(folder.path, epochs=2), resume=False)
     folder.start(config(folder.path, epochs=3), resume=True)
+    assert json.loads((folder.path / "config.json").read_text())["epochs"] == 3
     with pytest.raises(ConfigError, match="batch_size: 64 there, 32 asked"):
         folder.start(config(folder.path, epochs=3, batch_size=32), resume=True)
+    with pytest.raises(ConfigError, match="epochs: 3 there, 4 asked"):
+        folder.start(config(folder.path, epochs=4), resume=True, must_stay=["epochs"])
+
+
+def test_a_row_is_on_the_disk_before_a_checkpoint_can_be(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def recorded(number):
+        fsync(number)
+        synced.append((tmp_path / "metrics.jsonl").read_text())
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    RunFolder(tmp_path).log({"epoch": 1})
+    assert synced == ['{"epoch": 1}\n']
+
+
+def test_a_row_that_is_not_there_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.log({"epoch": 1, "loss": 0.5})
+    assert folder.row(1)["loss"] == 0.5
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl has no row of epoch 2"):
+        folder.row(2)
+
+
+def test_what_is_kept_of_folds_is_said(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder._kept() == f"{tmp_path} holds no checkpoint yet"
+    folder.log({"setting": "5way_10shot", "fold": 0})
+    assert folder._kept() == f"{tmp_path / 'metrics.jsonl'} holds 1 finished folds"
 
 
 def test_resuming_nothing_starts_a_run_and_says_so(tmp_path, capsys):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from i2pmae.config import SvmConfig
-from i2pmae.errors import DataError
+from i2pmae.errors import ConfigError, DataError
 from i2pmae.evaluation.svm import linear_svm
 from i2pmae.stages import svm
 
@@ -62,6 +62,11 @@ def test_a_set_without_classes_is_refused(tmp_path):
         np.save(tmp_path / f"{index}.npy", np.random.default_rng(index).random((300, 3)))
     with pytest.raises(DataError, match="split"):
         svm.run(SvmConfig(data=tmp_path, encoder=TINY_ENCODER))
+
+
+def test_fewer_points_than_the_encoder_needs(trained):
+    with pytest.raises(ConfigError, match="--points 32: the encoder needs 64 points or more"):
+        svm.run(SvmConfig(data="procedural", checkpoint=trained, points=32))
 
 
 def test_too_few_points_name_the_shape():

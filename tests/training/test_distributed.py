@@ -108,7 +108,11 @@ def test_what_is_random_or_synchronized_knows_the_others(monkeypatch, synchroniz
     assert torch.equal(ours, torch.rand(4, 3, generator=whole)[2:])
 
 
-def test_losses_count_by_the_tokens_that_they_are_means_of(monkeypatch):
+@pytest.mark.parametrize(
+    ("tokens", "of_all", "expected"),
+    [("visible", 4, (3 * 1 + 1 * 5) / 4), ("masked", 4, (1 * 1 + 3 * 5) / 4), ("all", 8, 3)],
+)
+def test_losses_count_by_the_tokens_that_they_are_means_of(monkeypatch, tokens, of_all, expected):
     """One process has 3 visible and 1 hidden tokens, the other 1 and 3."""
     outputs = [
         SimpleNamespace(
@@ -119,11 +123,12 @@ def test_losses_count_by_the_tokens_that_they_are_means_of(monkeypatch):
         )
         for n_visible, loss_2d, loss_3d in ((3, 1.0, 10.0), (1, 5.0, 30.0))
     ]
-    monkeypatch.setattr(distributed.dist, "all_reduce", lambda total: total.fill_(4))
-    targets = PretrainConfig(out="unused").targets
+    total = torch.tensor([of_all, 4.0])
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda counts: counts.copy_(total))
+    targets = PretrainConfig(out="unused", targets={"tokens_2d": tokens}).targets
     found = [Team(Part(k, 2), together=True).losses(outputs[k], targets) for k in range(2)]
     loss, loss_2d, loss_3d = (sum(found) / 2).tolist()
-    assert (loss_2d, loss_3d) == ((3 * 1 + 1 * 5) / 4, (1 * 10 + 3 * 30) / 4)
+    assert (loss_2d, loss_3d) == (expected, (1 * 10 + 3 * 30) / 4)
     assert loss == pytest.approx(targets.weight_2d * loss_2d + targets.weight_3d * loss_3d)
 
 
