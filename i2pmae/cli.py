@@ -45,7 +45,9 @@ Precision = Annotated[
     str | None, typer.Option(help="auto, fp32 or bf16; auto takes bf16 where it is fast.")
 ]
 Layout = Annotated[str | None, typer.Option(help="Layout of DATA, where detection is not enough.")]
-Limit = Annotated[int | None, typer.Option(help="Use only the first N shapes of each split.")]
+Limit = Annotated[
+    int | None, typer.Option(help="Use only the first N shapes; of each split, where two are used.")
+]
 
 
 def _json_mode(value: bool) -> bool:
@@ -713,6 +715,9 @@ def verify(
     data: Annotated[
         Path | None, typer.Option(help="The shapes, if they lie elsewhere now.")
     ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="The 2D weights, if they lie elsewhere now.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read all of a store: checksums, completeness, values. Exits with 1 if anything is wrong.
@@ -721,7 +726,7 @@ def verify(
     """
     from i2pmae.stages import verify as stage
 
-    result = stage.run(cache, repair=repair, recompute=recompute, data=data)
+    result = stage.run(cache, repair=repair, recompute=recompute, data=data, pretrained=pretrained)
     _finish(result, as_json)
     if not result["ok"]:
         raise typer.Exit(1)
@@ -864,6 +869,7 @@ def main() -> NoReturn:
     forget_saved()
     keep_freed_memory()
     try:
+        _require_utf_8(sys.argv[1:])
         code = app(standalone_mode=False)  # Ctrl-C comes back as 130
     except I2PMAEError as error:
         _complain(str(error))
@@ -874,6 +880,11 @@ def main() -> NoReturn:
         code = 130
     except BrokenPipeError:
         code = 141
+    except OSError as error:
+        if error.filename is None:  # of no file that the user has named
+            raise
+        _complain(f"{error.filename}: {error.strerror}; check the path and its permissions")
+        code = 1
     except Exception as error:
         # Usage errors of the parser know how to show themselves.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
@@ -885,6 +896,15 @@ def main() -> NoReturn:
     if code in (130, 143):
         _complain(f"stopped; {_how_to_go_on()}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _require_utf_8(words: list[str]) -> None:
+    """Refuse names that neither JSON nor a terminal could show."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{word!a}: its name is not in UTF-8; rename it") from None
 
 
 def _how_to_go_on() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -481,7 +481,7 @@ def load_config(
     source = "the options"
     if recipe is not None:
         source = f"recipe {recipe}"
-        _merge(values, read_recipe(recipe, command))
+        _merge(values, read_recipe(recipe, command, kind.model_fields))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
@@ -506,8 +506,14 @@ def _nested_defaults(kind: type[Config]) -> dict[str, Any]:
     }
 
 
-def read_recipe(recipe: str | Path, command: str) -> dict[str, Any]:
+def read_recipe(recipe: str | Path, command: str, fields: Collection[str] = ()) -> dict[str, Any]:
     """Read a recipe's keys for one command, without its table for people.
+
+    Args:
+        recipe: file, or name of one that ships with the package.
+        command: whose keys are wanted.
+        fields: the command's own; pre-training has a table `svm`, which is a command as well. It
+            is pre-training's in a recipe without a table `pretrain`.
 
     Raises:
         ConfigError: if the file is missing or not TOML, or is for other commands.
@@ -521,9 +527,15 @@ def read_recipe(recipe: str | Path, command: str) -> dict[str, Any]:
             f"recipe {path.stem} is for {', '.join(meant_for)}, not for {command}; "
             "'i2pmae recipes' lists what there is"
         )
-    sections = {name: values.pop(name) for name in COMMANDS if isinstance(values.get(name), dict)}
+    sections = _sections(values, () if command in values else fields)
     _merge(values, sections.get(command, {}))
     return values
+
+
+def _sections(values: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Take the tables of commands out of a recipe, but those that are `fields` of one."""
+    named = [name for name in COMMANDS if isinstance(values.get(name), dict)]
+    return {name: values.pop(name) for name in named if name not in fields}
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -557,6 +569,17 @@ def recipe_about(name: str) -> dict[str, Any]:
     """A recipe's table for people: `title`, `commands`, `data`, `command`, `published`, `cost`."""
     about = _read_toml(find_recipe(name)).get(_ABOUT, {})
     return about if isinstance(about, dict) else {}
+
+
+def recipe_commands(recipe: str | Path) -> list[str]:
+    """Stages that a recipe is for: those it names, has a table for, or whose keys it holds."""
+    values = _read_toml(find_recipe(recipe))
+    about = values.pop(_ABOUT, {})
+    if isinstance(about, dict) and "commands" in about:
+        return list(about["commands"])
+    stages: dict[str, type[Config]] = {"extract-2d": ExtractConfig, "pretrain": PretrainConfig}
+    tables = [stage for stage in stages if isinstance(values.get(stage), dict)]
+    return tables or [stage for stage, kind in stages.items() if {*values} <= {*kind.model_fields}]
 
 
 def to_plain(config: Config) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def test_a_misspelt_option_suggests_the_nearest(monkeypatch, capsys):
         (("inspect", "/no/such.zarr"), "no store at /no/such.zarr"),
         (("verify", "/no/such.zarr"), "no store at /no/such.zarr"),
         (("convert", "/no/such.pth", "/tmp/out.pt"), "no checkpoint at /no/such.pth"),
+        (("report", "s3:/no/such"), "s3"),
+        (("check-data", "/no/such\udcff"), "'/no/such\\udcff': its name is not in UTF-8"),
     ],
 )
 def test_user_errors_are_one_line_and_exit_with_1(
@@ -251,6 +253,16 @@ def test_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["i2pmae", "recipes"])
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def test_a_file_that_may_not_be_looked_at_is_one_line(monkeypatch, capsys):
+    def refused(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied", "/root/secret")
+
+    monkeypatch.setattr("i2pmae.config.recipe_names", refused)
+    code, _, err = run(monkeypatch, capsys, "recipes")
+    assert code == 1
+    assert err == "i2pmae: /root/secret: Permission denied; check the path and its permissions\n"
 
 
 def test_json_output_is_one_object(monkeypatch, capsys):

@@ -104,6 +104,22 @@ def test_one_key_leaves_what_fine_tuning_has_its_own_defaults_for(tmp_path):
     assert changed.encoder.radii == (0.24, 0.48, 0.96)
 
 
+@pytest.mark.parametrize(
+    ("text", "every"),
+    [
+        ("[svm]\nevery = 3\n", 3),
+        ("[pretrain.svm]\nevery = 4\n[svm]\npoints = 512\n", 4),  # of the command svm
+    ],
+)
+def test_a_table_that_is_also_a_command_is_not_dropped(tmp_path, text, every):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(text)
+    assert pretrain(recipe=recipe).svm.every == every
+    recipe.write_text("[svm]\nbogus = 1\n")
+    with pytest.raises(ConfigError, match="bogus"):
+        pretrain(recipe=recipe)
+
+
 def test_set_takes_toml_values_and_bare_words():
     config = pretrain(
         overrides=[

@@ -74,13 +74,21 @@ def walk(root: Path) -> Folder:
             for item in items:
                 if item.name.startswith((".", "__MACOSX")):
                     continue
-                if item.is_dir():
+                if _leads_nowhere(item):
+                    if _is_shape(item.name):  # an error where it is read
+                        files.append((*parts, _storable(item.name, here)))
+                elif item.is_dir():
                     waiting.append((*parts, _storable(item.name, here)))
                 elif item.is_file() and (item.name.isprintable() or _is_shape(item.name)):
                     files.append((*parts, _storable(item.name, here)))
         except OSError as error:
             raise DataError(f"{here} cannot be listed: {error.strerror}. Check it.") from error
     return Folder(sorted(files), sorted(folders[1:]))
+
+
+def _leads_nowhere(item: os.DirEntry[str]) -> bool:
+    """Whether it is a link to what is not there, or to itself."""
+    return item.is_symlink() and not os.path.exists(item.path)
 
 
 def _is_shape(name: str) -> bool:
@@ -121,9 +129,9 @@ def entries_of(
 ) -> tuple[list[Entry], tuple[str, ...]]:
     """Shapes of a folder with class and split, and the names of the classes.
 
-    A part of the path named train, test or val (or longer forms of these) is the split: the last
-    one, if most files have one. The first remaining part that differs between files is the class.
-    The id is the path without ending.
+    A part of the path named train, test or val (or longer forms of these) is the split, the last
+    one; if only few files have one and none is held out, it is a class of trains. The first
+    remaining part that differs between files is the class. The id is the path without ending.
 
     Args:
         root: the folder, or a single file.
@@ -144,7 +152,12 @@ def entries_of(
         )
     root = root.parent if root.is_file() else root
     places = [_split_place(parts[:-1]) for parts in shapes]
-    has_splits = sum(place is not None for place in places) * 2 > len(shapes)
+    named = [
+        SPLIT_WORDS[parts[place].lower()]
+        for parts, place in zip(shapes, places, strict=True)
+        if place is not None
+    ]
+    has_splits = len(named) * 2 > len(shapes) or not {*named} <= {"train"}
     splits, groups = [], []
     for parts, place in zip(shapes, places, strict=True):
         if has_splits and place is not None:

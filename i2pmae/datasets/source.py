@@ -220,13 +220,13 @@ class ShapeSource(ABC):
         elif split == "all":
             chosen = list(entries)
         else:
-            wanted = self.train_splits if split == "train" else (split,)
+            wanted = (*self.train_splits, "") if split == "train" else (split,)
             chosen = [entry for entry in entries if entry.split in wanted]
             outside = sum(entry.split == "" for entry in entries)
-            if outside:
+            if outside and split == "train":
                 self.notes.append(
-                    f"{outside} shapes lie outside the folders of a split and are left out; "
-                    "--split all reads them"
+                    f"{outside} shapes lie outside the folders of a split and count as training "
+                    "data"
                 )
         if not chosen:
             known = ", ".join(name for name in present if name) or "none"

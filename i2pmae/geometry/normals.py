@@ -18,7 +18,7 @@ def surface_normals(points: Tensor) -> Tensor:
         (B, N, 3) float32 of length 1; zeros where a cloud has fewer than 12 points.
     """
     points = points.float()
-    if points.shape[1] < NEIGHBORS:
+    if points.shape[1] < NEIGHBORS or not len(points):
         return torch.zeros_like(points)
     neighbors = nearest_neighbors(points, points, NEIGHBORS)
     found = []

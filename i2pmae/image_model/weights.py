@@ -42,6 +42,11 @@ def is_file_name(pretrained: str) -> bool:
     return path.is_file() or path.suffix in SUFFIXES or "/" in pretrained or os.sep in pretrained
 
 
+def missing_weights(path: Path) -> WeightsError:
+    """The error of a weights file that is not there."""
+    return WeightsError(f"no weights file {path}; --pretrained takes a tag, a file or 'random'")
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a weights file; nothing in the file is ever executed.
 
@@ -59,7 +64,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         WeightsError: if the file is missing, of another kind, or damaged.
     """
     if not path.is_file():
-        raise WeightsError(f"no weights file {path}; --pretrained takes a tag, a file or 'random'")
+        raise missing_weights(path)
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"{path} is no weights file: expected one of {', '.join(SUFFIXES)}")
     try:

@@ -21,7 +21,7 @@ from i2pmae.config import (
 )
 from i2pmae.progress import note, print_table
 from i2pmae.stages import extract_2d, pretrain, show, svm
-from i2pmae.stages.run_folder import LAST
+from i2pmae.stages.run_folder import RunFolder
 
 PROCEDURAL = Path("procedural")
 POINTS = 1024
@@ -81,7 +81,7 @@ def run(out: Path, *, seed: int = 0, device: Device = "auto") -> dict[str, Any]:
         augment=AugmentConfig(),
         optim=OptimConfig(lr=2e-3, schedule="step", warmup_epochs=2, cosine_epochs=20),
     )
-    trained = pretrain.run(config, resume=(run_folder / LAST).exists())
+    trained = pretrain.run(config, resume=RunFolder(run_folder).holds_run)
     note("3/4 svm: a linear classifier on frozen features, random against pre-trained encoder")
     checkpoint = Path(trained["checkpoint"])
     accuracies = [

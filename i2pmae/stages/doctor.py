@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -18,15 +19,16 @@ from i2pmae.config import (
     ImageModelConfig,
     PretrainConfig,
     load_config,
-    recipe_about,
+    recipe_commands,
 )
 from i2pmae.device import pick_device, pick_dtype
-from i2pmae.errors import I2PMAEError
+from i2pmae.errors import ConfigError, I2PMAEError
 from i2pmae.image_model.names import PACKAGED
 from i2pmae.image_model.present import weights_present
 from i2pmae.progress import format_seconds, print_table
 from i2pmae.stages import plan
 from i2pmae.stages.inspect import readable_bytes
+from i2pmae.store.location import Location
 
 OLDEST_PYTHON = (3, 11)
 _TRIED = 64 << 20  # bytes written and read to measure the disk
@@ -92,12 +94,21 @@ def run(
 def _settings(
     data: Path | None, recipe: str | None, cache: Path
 ) -> tuple[ExtractConfig, PretrainConfig]:
-    """Settings of both stages; a recipe counts for the stages it is meant for."""
-    meant = [] if recipe is None else recipe_about(recipe).get("commands", ["extract-2d"])
+    """Settings of both stages; a recipe counts for the stages it is meant for.
+
+    Raises:
+        ConfigError: if it is for neither.
+    """
+    meant = [] if recipe is None else recipe_commands(recipe)
+    if recipe is not None and not {"extract-2d", "pretrain"} & {*meant}:
+        raise ConfigError(
+            f"recipe {recipe} is for {', '.join(meant) or 'no command'}; doctor estimates "
+            "extract-2d and pretrain"
+        )
     extract = load_config(
         ExtractConfig,
         "extract-2d",
-        recipe=recipe if recipe is not None and "extract-2d" in meant else None,
+        recipe=recipe if "extract-2d" in meant else None,
         options={"data": data or Path(), "cache": cache},
     )
     pretrain = load_config(
@@ -114,7 +125,8 @@ def _estimate(extract: ExtractConfig, pretrain: PretrainConfig) -> dict[str, Any
     extraction = plan.extraction(extract)
     sizes = extraction["sizes"]
     training = plan.training(pretrain, n_shapes=extraction["shapes"], **sizes)
-    enough = extraction["free_bytes"] > 1.2 * extraction["bytes"]
+    free = extraction["free_bytes"]
+    enough = free is None or free > 1.2 * extraction["bytes"]
     print_table(
         f"Estimate for {extract.data}: {extraction['shapes']:,} shapes",
         ["stage", "time, about", "rate here", "disk"],
@@ -160,6 +172,8 @@ def _device() -> list[Check]:
 
 def _disk(cache: Path) -> Check:
     """Speed and free space where stores would go."""
+    if Location.of(cache).folder is None:
+        return Check("disk", f"{Location.of(cache).text}: an object store, not measured", "ok")
     existing = next(
         parent for parent in (cache.absolute(), *cache.absolute().parents) if parent.is_dir()
     )
@@ -168,7 +182,7 @@ def _disk(cache: Path) -> Check:
     except OSError as error:
         hint = "choose another folder with --cache"
         return Check("disk", f"{existing}: cannot be written ({error.strerror})", "problem", hint)
-    free = plan.free_bytes(existing)
+    free = shutil.disk_usage(existing).free
     found = f"{existing}: {readable_bytes(free)} free, writes {readable_bytes(speed)}/s"
     if free < _LITTLE:
         return Check("disk", found, "note", "a store takes about 0.2 MB a shape")

@@ -145,12 +145,13 @@ def _run(
         written = hands.extract(writer, bad)
         seconds = time.monotonic() - extracted
         writer.finish()
+        n_skipped = sum(found["skipped"] for found in writer.info.counts.values())
     for name, reason in written.skipped.items():
         warn(f"skipped {name}: {reason}")
     result = {
         "store": shown,
         "shapes": len(source),
-        "skipped": len(written.skipped),
+        "skipped": n_skipped,
         "points": n_points,
         "seconds": round(time.monotonic() - started, 2),
         "shapes_per_s": round(n_left / seconds, 2) if n_left else 0.0,
@@ -181,7 +182,7 @@ def _saved(writer: StoreWriter) -> str:
 
 def store_path(cache: Path, data: Path) -> Path:
     """Where the store goes: `cache` itself if it is named *.zarr, else a store in that folder."""
-    if cache.suffix == ".zarr" or "://" in str(cache):
+    if cache.suffix == ".zarr" or Location.of(cache).folder is None:
         return cache
     return cache / f"{data.absolute().name}.zarr"
 
@@ -638,6 +639,12 @@ def _settings(
     }
 
 
+def _from_anywhere(pretrained: str | None) -> str | None:
+    """A file of weights with its whole path, tags as they are."""
+    is_file = pretrained is not None and Path(pretrained).is_file()
+    return str(Path(str(pretrained)).absolute()) if is_file else pretrained
+
+
 def _provenance(
     config: ExtractConfig, source: ShapeSource, image_model: ImageModelFacts
 ) -> dict[str, Any]:
@@ -646,15 +653,15 @@ def _provenance(
     from importlib.metadata import version
 
     packages = ("i2pmae", "torch", "timm", "open_clip_torch", "zarr", "numpy")
+    settings = {key: value for key, value in to_plain(config).items() if key not in _NO_INFLUENCE}
+    settings["image_model"]["pretrained"] = _from_anywhere(config.image_model.pretrained)
     return {
         "source": str(config.data.absolute() if config.data.exists() else config.data),
         "finetune_recipe": source.recipe,
         "class_parts": source.class_parts,
-        "weights": image_model.pretrained,
+        "weights": _from_anywhere(image_model.pretrained),
         "device": image_model.device,
-        "config": {
-            key: value for key, value in to_plain(config).items() if key not in _NO_INFLUENCE
-        },
+        "config": settings,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "quantization": "code = round(value / feature_scale), one scale per shape and channel"

@@ -139,12 +139,13 @@ def _one_shape(cache: Cache, seed: int | None) -> dict[str, Any] | None:
 
 def _picture(depth: NDArray[np.uint8]) -> list[list[float]]:
     """Views (V, H, W) side by side, small, how far they are from the background."""
-    size = depth.shape[-1] // _SIDE * _SIDE
+    side = min(_SIDE, depth.shape[-1])
+    size = depth.shape[-1] // side * side
     distance = np.abs(depth[:, :size, :size].astype(np.float64) - int(depth[0, 0, 0]))
-    blocks = distance.reshape(len(depth), _SIDE, size // _SIDE, _SIDE, size // _SIDE)
+    blocks = distance.reshape(len(depth), side, size // side, side, size // side)
     small = blocks.mean(axis=(2, 4))
     small /= np.maximum(small.max(axis=(1, 2), keepdims=True), 1e-9)
-    gap = np.zeros((_SIDE, 2))
+    gap = np.zeros((side, 2))
     rows: list[list[float]] = np.hstack([part for view in small for part in (view, gap)]).tolist()
     return rows
 

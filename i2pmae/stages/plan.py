@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from i2pmae.config import ExtractConfig, PretrainConfig
+from i2pmae.config import ExtractConfig, PretrainConfig, WorkersConfig
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.geometry.projection import fit_pixels, view_axes
 from i2pmae.image_model.present import weights_present
+from i2pmae.image_model.weights import is_file_name, missing_weights
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.progress import format_seconds, print_table, quietly
 from i2pmae.stages import extract_2d
@@ -46,8 +47,10 @@ def run(config: ExtractConfig) -> dict[str, Any]:
     Raises:
         DataError: if the data set or its first shapes cannot be used.
         ConfigError: if the image model is unknown.
+        WeightsError: if its weights file is missing.
     """
     found = extraction(config)
+    free = found["free_bytes"]
     print_table(
         "Dry run: nothing is written",
         ["what", "value"],
@@ -58,8 +61,8 @@ def run(config: ExtractConfig) -> dict[str, Any]:
             ["images through the 2D model", f"{found['images']:,}"],
             ["store", found["store"]],
             ["its size, about", readable_bytes(found["bytes"])],
-            ["free there", readable_bytes(found["free_bytes"])],
-            ["rate here", f"{found['shapes_per_s']:.3g} shapes/s"],
+            ["free there", "unknown" if free is None else readable_bytes(free)],
+            ["rate of one process here", f"{found['shapes_per_s']:.3g} shapes/s"],
             ["time, about", format_seconds(found["seconds"])],
             ["2D weights", _HERE if found["weights_here"] else _NOT_HERE],
         ],
@@ -71,8 +74,17 @@ def extraction(config: ExtractConfig) -> dict[str, Any]:
     """The figures of `run`, without a table."""
     source = extract_2d.open_data(config)
     store = extract_2d.store_path(config.cache, config.data)
-    sample = config.model_copy(update={"limit": min(_SAMPLE, len(source)), "layout": source.layout})
-    here = weights_present(config.image_model.name, config.image_model.pretrained)
+    sample = config.model_copy(
+        update={
+            "limit": min(_SAMPLE, len(source)),
+            "layout": source.layout,
+            "workers": WorkersConfig(),  # a cluster is not asked for so few
+        }
+    )
+    pretrained = config.image_model.pretrained
+    here = weights_present(config.image_model.name, pretrained)
+    if not here and pretrained is not None and is_file_name(pretrained):
+        raise missing_weights(Path(pretrained))
     if not here:  # a dry run fetches nothing; random weights take as long
         image_model = config.image_model.model_copy(update={"pretrained": "random"})
         sample = sample.model_copy(update={"image_model": image_model})
@@ -142,11 +154,12 @@ def training(
     }
 
 
-def free_bytes(path: Path) -> int:
-    """Free space where a path would be written; 0 for object stores, which do not say."""
-    if "://" in str(path):
-        return 0
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+def free_bytes(path: Path) -> int | None:
+    """Free space where a path would be written; None for object stores, which do not say."""
+    folder = Location.of(path).folder
+    if folder is None:
+        return None
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return shutil.disk_usage(existing).free
 
 

@@ -14,8 +14,10 @@ from i2pmae.report.page import Page, render
 from i2pmae.stages.report_runs import finetuning_page, pretraining_page
 from i2pmae.stages.report_stores import store_page
 from i2pmae.stages.run_folder import CONFIG
+from i2pmae.store.location import Location
 
 MOST_BYTES = 8_000_000
+_OF_A_RUN = {"out", "epochs", "encoder"}  # among the settings of each
 
 
 def run(config: ReportConfig) -> dict[str, Any]:
@@ -31,10 +33,14 @@ def run(config: ReportConfig) -> dict[str, Any]:
         out, and why).
 
     Raises:
-        ConfigError: if the subject is neither a run nor a store.
+        ConfigError: if the subject is neither a run nor a store, or `out` is a folder.
         StoreError: if a store is not finished or damaged.
         DataError: if the page cannot be written.
     """
+    if config.out.is_dir():
+        raise ConfigError(
+            f"--out {config.out} is a folder; name a file, as {config.out / 'report.html'}"
+        )
     page = _page(config)
     text = render(page).encode()
     assert len(text) < MOST_BYTES  # the numbers of shapes and of points are bounded
@@ -53,20 +59,26 @@ def run(config: ReportConfig) -> dict[str, Any]:
 
 def _page(config: ReportConfig) -> Page:
     settings = config.subject / CONFIG
-    if not settings.is_file():
-        if config.subject.is_dir() or "://" in str(config.subject):
+    saved = _settings(settings) if settings.is_file() else {}
+    if not saved.keys() >= _OF_A_RUN:
+        if config.subject.is_dir() or Location.of(config.subject).folder is None:
             return store_page(config)
         raise ConfigError(
             f"there is no run and no store at {config.subject}; give the folder of a run, as "
             "runs/first, or a store, as cache/shapes.zarr"
         )
+    return finetuning_page(config, saved) if "task" in saved else pretraining_page(config, saved)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """A run's settings; other things under that name if they are another program's."""
     try:
-        saved = json.loads(settings.read_text(encoding="utf-8"))
+        saved = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{settings} cannot be read ({error}); restore it from a copy, or report the store"
+            f"{path} cannot be read ({error}); restore it from a copy, or report the store"
         ) from None
-    return finetuning_page(config, saved) if "task" in saved else pretraining_page(config, saved)
+    return saved if isinstance(saved, dict) else {}
 
 
 def _write(path: Path, text: bytes) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from i2pmae.config import ExtractConfig
+from i2pmae.datasets import ShapeSource
 from i2pmae.device import pick_device
 from i2pmae.errors import ConfigError, DataError, StoreError
 from i2pmae.geometry.projection import view_axes
@@ -31,7 +32,12 @@ _FAR_PIXELS = 0.001  # share of a depth map's pixels that may differ by more tha
 
 
 def run(
-    cache: str | Path, *, repair: bool = False, recompute: int = 0, data: Path | None = None
+    cache: str | Path,
+    *,
+    repair: bool = False,
+    recompute: int = 0,
+    data: Path | None = None,
+    pretrained: str | None = None,
 ) -> dict[str, Any]:
     """Check a store; with `repair`, have its damaged shards extracted again and check once more.
 
@@ -40,6 +46,7 @@ def run(
         repair: extract again what is damaged or missing, with the recorded settings.
         recompute: shapes, drawn at random, to render and encode again and compare.
         data: the shapes, if they lie elsewhere than when the store was made.
+        pretrained: the image model's weights, likewise.
 
     Returns:
         `store`, `ok`, `shards`, `findings` (each `array`, `shard`, `what`), `repaired` (shards)
@@ -56,11 +63,12 @@ def run(
     if found and repair:
         for finding in found:
             note(f"{path}: {finding}")
-        repaired = _repair(path, info, found, data)
+        repaired = _repair(path, info, found, _recorded_config(path, info, data, pretrained))
         info, found = _check(path)
     recomputed: list[str] = []
     if recompute and not found:
-        recomputed, found = _recompute(path, info, recompute, data)
+        config = _recorded_config(path, info, data, pretrained)
+        recomputed, found = _recompute(path, info, recompute, config)
     print_lines(map(str, found))
     what = f"{len(found)} findings" if found else "no damage found"
     mended = f", {len(repaired)} shards extracted again" if repaired else ""
@@ -82,10 +90,10 @@ def _check(path: str | Path) -> tuple[StoreInfo, list[Finding]]:
 
 
 def _repair(
-    path: str | Path, info: StoreInfo, found: list[Finding], data: Path | None
+    path: str | Path, info: StoreInfo, found: list[Finding], config: ExtractConfig
 ) -> list[int]:
     """Extract again exactly the shards with findings, and those not yet extracted."""
-    config = _recorded_config(path, info, data)
+    _open(path, info, config)  # before anything is removed
     shards = sorted({finding.shard for finding in found if finding.shard is not None})
     if any(finding.array == "view_axes" for finding in found):
         rewrite_view_axes(path, view_axes(info.spec.n_views).numpy())
@@ -94,14 +102,18 @@ def _repair(
     return shards
 
 
-def _recorded_config(path: str | Path, info: StoreInfo, data: Path | None) -> ExtractConfig:
+def _recorded_config(
+    path: str | Path, info: StoreInfo, data: Path | None, pretrained: str | None
+) -> ExtractConfig:
     """The settings that made a store, for a run that computes the same again."""
-    recorded = {
+    recorded: dict[str, Any] = {
         **info.provenance.get("config", {}),
         "cache": Path(path),
         "precision": _PRECISIONS.get(info.settings["image_model"]["precision"]),
         "data": data or info.provenance.get("source"),
     }
+    if pretrained is not None:
+        recorded["image_model"] = {**recorded.get("image_model", {}), "pretrained": pretrained}
     try:
         return ExtractConfig.model_validate(recorded)
     except ValidationError as error:
@@ -111,11 +123,14 @@ def _recorded_config(path: str | Path, info: StoreInfo, data: Path | None) -> Ex
         ) from error
 
 
-def _recompute(
-    path: str | Path, info: StoreInfo, n_shapes: int, data: Path | None
-) -> tuple[list[str], list[Finding]]:
-    """Render and encode some shapes again, and compare them with what is stored."""
-    config = _recorded_config(path, info, data)
+def _open(
+    path: str | Path, info: StoreInfo, config: ExtractConfig
+) -> tuple[ShapeSource, extract_2d.Encoder]:
+    """The source and the image model that made a store.
+
+    Raises:
+        DataError, ConfigError, WeightsError: if they are not there, or no longer what they were.
+    """
     source = extract_2d.open_data(config)
     if source.fingerprint() != info.settings["source_fingerprint"]:
         raise DataError(
@@ -124,7 +139,18 @@ def _recompute(
         )
     encoder = extract_2d.load_encoder(config, pick_device(config.device))
     if encoder.facts.weights_hash != info.settings["image_model"]["weights_sha256"]:
-        raise ConfigError(f"{path} was made with other weights than {encoder.facts.pretrained}")
+        raise ConfigError(
+            f"{path} was made with other weights than {encoder.facts.pretrained}; pass the right "
+            "ones with --pretrained"
+        )
+    return source, encoder
+
+
+def _recompute(
+    path: str | Path, info: StoreInfo, n_shapes: int, config: ExtractConfig
+) -> tuple[list[str], list[Finding]]:
+    """Render and encode some shapes again, and compare them with what is stored."""
+    source, encoder = _open(path, info, config)
     reader = StoreReader(path)
     done = np.flatnonzero(reader.read_all("status") == DONE)
     chosen = np.sort(np.random.default_rng().choice(done, min(n_shapes, len(done)), replace=False))

@@ -348,7 +348,8 @@ def _write(
     with _one_at_a_time:
         encoder = _checked(config, facts)
         source = _source(config, fingerprint)
-        return extract_2d.write_shards(config, source, encoder, _writer(store), [k], bad)
+        writer = _writer(store, config, fingerprint)
+        return extract_2d.write_shards(config, source, encoder, writer, [k], bad)
 
 
 def _attempt(
@@ -405,7 +406,8 @@ def _checked(config: ExtractConfig, facts: ImageModelFacts) -> Encoder:
 
 
 @lru_cache(maxsize=1)
-def _writer(store: str) -> StoreWriter:
+def _writer(store: str, _config: ExtractConfig, _fingerprint: str) -> StoreWriter:
+    """The store, opened once; made anew with other settings it is another one."""
     return join_writer(store)
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 METADATA = "zarr.json"
 
-_COLLAPSED = re.compile(r"^([a-z][a-z0-9]+):/(?!/)")  # what pathlib makes of s3://bucket
+_COLLAPSED = re.compile(r"^([a-z][a-z0-9]+):/(?!/)")  # what pathlib makes of s3://bucket ...
+_COLLAPSED_FILE = re.compile(r"^file:/(?!/)")  # ... and of file:///folder
 _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}  # scheme: its package, and our extra
 
 # Where a package logs, and what it says when it is about to ask again; else such lines, and the
@@ -58,13 +59,17 @@ class Location:
     @classmethod
     def of(cls, path: str | Path) -> Location:
         """Understand a path, a `file://` URL or the URL of an object store."""
-        text = _COLLAPSED.sub(r"\1://", str(path))
+        text = _COLLAPSED.sub(r"\1://", _COLLAPSED_FILE.sub("file:///", str(path)))
         if "://" not in text:
             return cls(text, Path(text).absolute())
         url = urlsplit(text)
         if url.scheme not in ("file", *_EXTRAS):
             raise StoreError(
                 f"{text}: stores lie in folders, or at {', '.join(f'{s}://' for s in _EXTRAS)} URLs"
+            )
+        if url.scheme == "file" and url.netloc not in ("", "localhost"):
+            raise StoreError(
+                f"{text}: after file:// comes a path from the root, as in file:///data/NAME.zarr"
             )
         return cls(
             text.rstrip("/"), Path(unquote(url.path)).absolute() if url.scheme == "file" else None
@@ -251,6 +256,11 @@ def resolve_store(path: str | Path) -> str | Path:
             f"there is no store at {path}. Make one with `i2pmae extract-2d DATA --cache {path}`."
         )
     stores = sorted(found.parent for found in location.folder.glob(f"*/{METADATA}"))
+    if any((found / "c").is_dir() for found in stores):  # arrays
+        raise StoreError(
+            f"{path} is a store without its {METADATA}: it was damaged or copied in part. Restore "
+            "the file from a copy."
+        )
     if not stores:
         raise StoreError(
             f"{path} holds no store. Make one with "
@@ -259,7 +269,7 @@ def resolve_store(path: str | Path) -> str | Path:
     if len(stores) > 1:
         raise StoreError(
             f"{path} holds {len(stores)} stores: {', '.join(map(str, stores))}. "
-            "Pass the one you mean with --cache."
+            "Give the one you mean."
         )
     return stores[0]
 

@@ -30,15 +30,22 @@ class Owner:
     host: str
     pid: int
     started: str  # boot and clock tick; empty where the system does not tell
+    namespace: str = ""  # in which the number holds: containers may share a host's name
 
     @classmethod
     def this_process(cls) -> Owner:
         """The one that runs this code."""
-        return cls(socket.gethostname(), os.getpid(), _start_of(os.getpid()) or "")
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, _start_of(pid) or "", _namespace())
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the process is or was one of this machine, and of the same container."""
+        return (self.host, self.namespace) == (socket.gethostname(), _namespace())
 
     def is_gone(self) -> bool:
         """Whether the process has certainly ended; False for one on another machine."""
-        if self.host != socket.gethostname():
+        if not self.is_near:
             return False
         if self.started:
             return _start_of(self.pid) != self.started
@@ -127,7 +134,7 @@ class StoreLock(ABC):
 
     def _is_silent(self, owner: Owner) -> bool:
         """Whether the owner, on another machine, shows no life for a while."""
-        if owner.host == self._me.host or self._is_fresh():
+        if owner.is_near or self._is_fresh():
             return False
         note(
             f"{self.store} is locked by process {owner.pid} on {owner.host}; looking for "
@@ -287,7 +294,8 @@ class ObjectLock(StoreLock):
     def _owner(self) -> Owner | None:
         try:
             found = json.loads(self._life() or b"{}")
-            return Owner(found["host"], found["pid"], found["started"])
+            del found["beat"]
+            return Owner(**found)
         except (ValueError, TypeError, LookupError):
             return None
 
@@ -316,6 +324,14 @@ class ObjectLock(StoreLock):
 def lock_of(location: Location) -> StoreLock:
     """The lock of a store, wherever it lies."""
     return ObjectLock(location) if location.folder is None else FolderLock(location.folder)
+
+
+def _namespace() -> str:
+    """The namespace of process numbers that this process sees; empty where there are none."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _start_of(pid: int) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import warnings
@@ -18,6 +17,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from i2pmae.durable import sync
 from i2pmae.errors import StoreError, StoreMismatchError
 from i2pmae.progress import warn
 from i2pmae.store.location import METADATA, Location, array_of, plain_errors
@@ -28,6 +28,7 @@ from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, ArraySchema, Sto
 
 _WAITS = (2.0, 8.0, 30.0)  # seconds before an object store is asked again
 _NOTHING_RECORDED = "nothing"
+_PARTIAL = ".partial"  # what zarr's files end in while they are written
 _UNREADABLE = (ValueError, RuntimeError, OSError)  # what zarr raises for a damaged chunk
 
 
@@ -224,12 +225,8 @@ class StoreWriter:
             return
         for name in names:
             file = self._location.folder / self._schemas[name].key(k)
-            for path in (file, file.parent):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            sync(file)
+            sync(file.parent)
 
 
 def open_writer(
@@ -385,17 +382,23 @@ def _compressors(schema: ArraySchema) -> list[dict[str, Any]]:
 
 def _refuse_foreign_files(location: Location) -> None:
     """Only an empty folder, or what an interrupted creation left, may become a store."""
-    ours = {METADATA, *(array.name for array in ARRAYS)}
-    if location.folder is None or not location.folder.exists():
-        return
-    foreign = sorted(item.name for item in location.folder.iterdir() if item.name not in ours)
+    foreign = sorted(key for key in location.keys("") if not _is_left_by_creation(key))
     if foreign:
         raise StoreError(
-            f"{location.text} is not a store and holds other files ({', '.join(foreign[:5])}). "
-            "Choose another path, such as "
-            f"{location.folder / 'NAME.zarr'}."
+            f"{location.text} is no store that can be continued ({METADATA} is missing or not "
+            f"ours) and holds other files ({', '.join(foreign[:5])}). Choose another path, such as "
+            f"{location.text.rstrip('/')}/NAME.zarr, or restore its {METADATA} from a copy."
         )
-    shutil.rmtree(location.folder)
+    if location.folder is not None and location.folder.exists():
+        shutil.rmtree(location.folder)
+
+
+def _is_left_by_creation(key: str) -> bool:
+    """Whether a file is one of those that `_create` writes: metadata, and the view axes."""
+    folder, _, name = key.rpartition("/")
+    is_metadata = name == METADATA or name.endswith(_PARTIAL)
+    places = {"", *(array.name for array in ARRAYS)}
+    return (folder in places and is_metadata) or f"{folder}/".startswith("view_axes/c/")
 
 
 def _consolidate(location: Location) -> None:
@@ -417,7 +420,7 @@ def _write_attributes(location: Location, info: StoreInfo) -> None:
 def _remove_partial_files(location: Location) -> None:
     """Delete the temporary files of a killed run."""
     if location.folder is not None:
-        for leftover in location.folder.rglob("*.partial"):
+        for leftover in location.folder.rglob(f"*{_PARTIAL}"):
             leftover.unlink()
 
 
@@ -435,8 +438,12 @@ def _continued(location: Location, wanted: StoreInfo) -> StoreInfo:
 
 def _compared(info: StoreInfo) -> dict[str, Any]:
     values = info.to_json()
+    settings = dict(values["settings"])
     if info.spec.dtype == "int8":  # the usual step is not recorded
-        values["settings"] = {"int8_step": RELATIVE_STEP} | values["settings"]
+        settings = {"int8_step": RELATIVE_STEP} | settings
+    if "weights_sha256" in settings.get("image_model", {}):  # whatever their file is called
+        settings["image_model"] = {**settings["image_model"], "pretrained": None}
+    values["settings"] = settings
     keys = ("sizes", "settings", "class_names", "part_names")
     return {key: values[key] for key in keys}
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from i2pmae import __version__
 from i2pmae.archives import check_dense, check_stored
+from i2pmae.durable import sync
 from i2pmae.errors import CheckpointError
 from i2pmae.model.official import IMAGE_MODEL_PREFIX, Kind, from_official, to_official
 
@@ -468,7 +469,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:
         # torch's zip writer hides the system's reason in the context of its own error.
         reason = error if isinstance(error, OSError) else error.__context__
@@ -481,16 +482,6 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last; Windows does it by itself and offers no way to ask."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def versions() -> dict[str, str]:

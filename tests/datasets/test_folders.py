@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from i2pmae.datasets import open_source
 from i2pmae.datasets.folders import CLOUD_SUFFIXES, contents, entries_of, left_out, walk
 from i2pmae.errors import DataError
 
@@ -61,6 +62,11 @@ def found(root):
             [("boat", "train"), ("train", "test"), ("train", "train")],
         ),
         (["boat/a.off", "boat/b.off", "train/c.off"], [("boat", ""), ("boat", ""), ("train", "")]),
+        # held-out shapes are never taken for a class, however few
+        (
+            ["boat/a.off", "boat/b.off", "car/c.off", "test/boat/d.off", "val/car/e.off"],
+            [("boat", ""), ("boat", ""), ("car", ""), ("boat", "test"), ("car", "val")],
+        ),
         # outside the splits
         (
             ["chair/a.off", "chair/test/b.off", "chair/train/c.off"],
@@ -100,6 +106,18 @@ def test_links_are_followed_once(tmp_path):
         ("chair/a", "chair"),
         ("lamp/b", "lamp"),
     ]
+
+
+def test_links_to_nowhere_are_shapes_that_cannot_be_read(tmp_path):
+    tree(tmp_path, ["chair/a.off"])
+    (tmp_path / "chair" / "b.off").symlink_to(tmp_path / "gone.off")
+    (tmp_path / "chair" / "c.off").symlink_to(tmp_path / "chair" / "c.off")
+    (tmp_path / "chair" / "notes").symlink_to(tmp_path / "gone")
+    assert [shape[0] for shape in found(tmp_path)] == ["chair/a", "chair/b", "chair/c"]
+    source = open_source(tmp_path, layout="meshes")
+    for index in (1, 2):
+        with pytest.raises(DataError, match="chair/"):
+            source.load(index)
 
 
 def test_links_do_not_make_the_order_matter(tmp_path):

@@ -72,7 +72,9 @@ def test_fewer_points_are_the_first_of_more(tmp_path):
         (["train", "test", "train"], "test", [1]),
         (["train", "test", "val"], "val", [2]),
         (["train", "test", ""], "all", [0, 1, 2]),
-        (["train", "test", ""], "train", [0]),
+        (["train", "test", ""], "train", [0, 2]),
+        (["test", "test", ""], "train", [2]),
+        (["train", "test", ""], "test", [1]),
         (["", "", ""], "train", [0, 1, 2]),
         (["", "", ""], "all", [0, 1, 2]),
     ],
@@ -87,7 +89,7 @@ def test_splits(tmp_path, splits, split, expected):
 def test_notes_say_what_was_left_out(tmp_path):
     outside = source_of(Numbered, tmp_path, ["train", "train", ""], split="train")
     assert outside.notes == [
-        "1 shapes lie outside the folders of a split and are left out; --split all reads them"
+        "1 shapes lie outside the folders of a split and count as training data"
     ]
     absent = source_of(Numbered, tmp_path, ["train", "test"], split="train")
     assert absent.notes == ["1 of 2 classes have no shape here: odd"]

@@ -77,6 +77,31 @@ def test_with_data_both_stages_are_estimated(monkeypatch, tmp_path):
     assert result["pretraining"]["epochs"] == 30
 
 
+def test_an_object_store_is_not_measured():
+    assert "object store" in checks(doctor.run(cache=Path("s3://bucket/cache")))["disk"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs", "n_views"),
+    [
+        ("[pretrain]\nepochs = 3\n", 3, 3),
+        ("epochs = 3\n", 3, 3),
+        ("[extract-2d.views]\nn_views = 6\n[pretrain]\nepochs = 3\n", 3, 6),
+        ("[views]\nn_views = 6\n", 300, 6),
+    ],
+)
+def test_a_recipe_counts_for_the_stages_whose_keys_it_holds(tmp_path, text, epochs, n_views):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(text)
+    extract, pretrain = doctor._settings(None, str(recipe), tmp_path)
+    assert (pretrain.epochs, extract.views.n_views) == (epochs, n_views)
+
+
+def test_a_recipe_of_other_stages_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="finetune-modelnet40 is for finetune; doctor estimates"):
+        doctor.run(recipe="finetune-modelnet40", cache=tmp_path)
+
+
 def test_what_is_misspelt_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'pretrain-small'"):
         doctor.run(recipe="pretrain-smal", cache=tmp_path)

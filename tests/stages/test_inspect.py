@@ -46,6 +46,14 @@ def test_a_shape_is_drawn_in_characters_where_there_is_no_terminal(store, capsys
     json.dumps(found)
 
 
+@pytest.mark.parametrize("size", [8, 24, 30])
+def test_small_images_are_drawn_as_well(size):
+    rows = inspect._picture(np.eye(size, dtype=np.uint8)[None])
+    side = min(size, 24)
+    assert (len(rows), len(rows[0])) == (side, side + 2)
+    assert np.isfinite(rows).all()
+
+
 def test_a_picture_is_grey_on_a_terminal(monkeypatch):
     terminal = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=80)
     monkeypatch.setattr(progress, "_results", terminal)

@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from i2pmae.config import ImageModelConfig
+from i2pmae.config import WorkersConfig
+from i2pmae.errors import WeightsError
 from i2pmae.stages import extract_2d, plan
 
 from .conftest import TINY_IMAGE_MODEL, extract_config, pretrain_config
@@ -36,11 +38,22 @@ def test_it_fetches_no_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(
         extract_2d, "run", lambda config: used.append(config.image_model.pretrained) or run(config)
     )
-    missing = TINY_IMAGE_MODEL.model_copy(update={"pretrained": str(tmp_path / "none.pt")})
-    found = plan.run(extract_config(tmp_path / "a.zarr", image_model=missing))
+    elsewhere = TINY_IMAGE_MODEL.model_copy(update={"pretrained": "r160_in1k"})
+    found = plan.run(extract_config(tmp_path / "a.zarr", image_model=elsewhere))
     assert used == ["random"]
     assert not found["weights_here"]
-    assert isinstance(missing, ImageModelConfig)
+    missing = TINY_IMAGE_MODEL.model_copy(update={"pretrained": str(tmp_path / "none.pt")})
+    with pytest.raises(WeightsError, match="no weights file"):
+        plan.run(extract_config(tmp_path / "a.zarr", image_model=missing))
+
+
+def test_it_asks_no_cluster(tmp_path):
+    workers = WorkersConfig(scheduler="tcp://127.0.0.1:1")  # where there is none
+    assert plan.run(extract_config(tmp_path / "a.zarr", workers=workers))["measured_on"] == 8
+
+
+def test_object_stores_do_not_say_how_much_is_free():
+    assert plan.free_bytes(Path("s3://bucket/a.zarr")) is None
 
 
 def test_training_is_measured_with_the_networks_own_sizes(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from i2pmae.config import ReportConfig
-from i2pmae.errors import ConfigError, DataError
+from i2pmae.errors import ConfigError, DataError, StoreError
 from i2pmae.stages import finetune, report
 from i2pmae.stages.report_runs import charts_of
 from i2pmae.stages.report_stores import spread_evenly
@@ -153,7 +153,16 @@ def test_what_is_neither_a_run_nor_a_store_is_refused(tmp_path):
     (broken / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
         report.run(ReportConfig(subject=broken, out=tmp_path / "a.html"))
+    for settings in ('{"model_type": "bert"}', "[]"):  # another program's
+        (broken / "config.json").write_text(settings)
+        with pytest.raises(StoreError, match="holds no store"):
+            report.run(ReportConfig(subject=broken, out=tmp_path / "a.html"))
     assert not (tmp_path / "a.html").exists()
+
+
+def test_a_folder_is_no_page(store, tmp_path):
+    with pytest.raises(ConfigError, match=f"name a file, as {tmp_path / 'report.html'}"):
+        report.run(ReportConfig(subject=store, out=tmp_path))
 
 
 def test_a_page_that_cannot_be_written_is_one_clear_error(store, tmp_path):

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from i2pmae.cli import main
 from i2pmae.config import StoreConfig
-from i2pmae.errors import ConfigError, DataError, StoreError
+from i2pmae.errors import ConfigError, DataError, StoreError, WeightsError
 from i2pmae.stages import extract_2d, verify
 from i2pmae.store.schema import ARRAYS, arrays
 from i2pmae.store.verify import check_store
 from i2pmae.store.writer import demand_again, join_writer
 
-from .conftest import extract_config
+from .conftest import TINY_IMAGE_MODEL, extract_config
 from .test_extract_2d import digests
 
 PER_SHAPE = [array.name for array in ARRAYS if array.layout != "store" and array.only != "parts"]
@@ -161,6 +163,22 @@ def test_other_weights_are_not_compared_with(spoiled):
     writer._record(writer.info)
     with pytest.raises(ConfigError, match="made with other weights than"):
         verify.run(spoiled, recompute=1)
+
+
+def test_nothing_is_removed_where_it_could_not_be_extracted_again(tmp_path, monkeypatch):
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_vit", img_size=64).state_dict(), weights)
+    monkeypatch.chdir(tmp_path)
+    image_model = TINY_IMAGE_MODEL.model_copy(update={"pretrained": weights.name})
+    path = tmp_path / "x.zarr"
+    extract_2d.run(extract_config(path, image_model=image_model))
+    flip(file_of(path, "depth", 0))
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    moved = weights.rename(tmp_path / "renamed.safetensors")
+    with pytest.raises(WeightsError, match=str(weights)):  # its whole path, from any folder
+        verify.run(path, repair=True)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert verify.run(path, repair=True, pretrained=str(moved))["repaired"] == [0]
 
 
 def test_a_store_whose_making_is_not_recorded_is_not_mended(spoiled):

@@ -34,6 +34,12 @@ def test_no_store(tmp_path, name):
         resolve_store(tmp_path / name)
 
 
+def test_a_store_that_lost_its_metadata_is_not_a_folder_of_stores(store):
+    (store / "zarr.json").unlink()
+    with pytest.raises(StoreError, match=r"is a store without its zarr\.json"):
+        resolve_store(store)
+
+
 def test_urls_are_taken_as_they_are():
     assert resolve_store("s3://bucket/shapes.zarr") == "s3://bucket/shapes.zarr"
 
@@ -52,7 +58,10 @@ def test_places():
         StoreError, match=r"ftp://server/a\.zarr: stores lie in folders, or at s3://"
     ):
         Location.of("ftp://server/a.zarr")
-    assert str(Location.of("file:///data/my%20shapes.zarr").folder) == "/data/my shapes.zarr"
+    for text in ("file:///data/my%20shapes.zarr", Path("file:///data/my%20shapes.zarr")):
+        assert str(Location.of(text).folder) == "/data/my shapes.zarr"
+    with pytest.raises(StoreError, match="a path from the root"):
+        Location.of("file://data/shapes.zarr")
 
 
 def test_files_of_a_place(tmp_path):

@@ -80,6 +80,13 @@ def test_another_machine_may_still_be_writing(folder, started):
         FolderLock(folder).acquire()
 
 
+def test_another_container_of_the_same_host_may_still_be_writing(folder):
+    """There a process has the same number, and here another one, or none."""
+    leave_lock(folder, replace(Owner.this_process(), started="boot/1", namespace="pid:[1]"))
+    with pytest.raises(StoreError, match="being written"):
+        FolderLock(folder).acquire()
+
+
 def test_a_process_that_has_ended_and_is_not_waited_for_is_gone():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = replace(Owner.this_process(), pid=child.pid, started=locks._start_of(child.pid))

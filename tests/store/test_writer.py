@@ -283,6 +283,23 @@ def test_a_folder_of_other_files_is_refused(tmp_path, spec, open_):
     assert not list(tmp_path.glob("*.lock*"))
 
 
+def test_a_store_that_lost_its_metadata_is_not_made_anew(store, spec, open_):
+    (store / "zarr.json").unlink()
+    before = contents(store)
+    with pytest.raises(StoreError, match=r"restore its zarr\.json from a copy"):
+        open_(store, spec)
+    assert contents(store) == before
+
+
+def test_somebody_elses_arrays_of_the_same_names_are_refused(tmp_path, spec, open_):
+    path = tmp_path / "mine.zarr"
+    zarr.create_array(path, name="points", data=np.arange(6))
+    before = contents(path)
+    with pytest.raises(StoreError, match="points/c/0"):
+        open_(path, spec)
+    assert contents(path) == before
+
+
 def test_a_file_where_the_store_should_be_is_refused(tmp_path, spec, open_):
     (tmp_path / "taken").write_text("a file")
     for path in (tmp_path / "taken", tmp_path / "taken" / "deeper.zarr"):
