@@ -204,7 +204,8 @@ ARMS: dict[str, Arm] = {
     f"targets-only-{BLOCK_6_LONG}": Arm(
         "random masking, features of the sixth block, 16 epochs, no augmentation",
         (RANDOM_MASKS, *LONG, *AS_THEY_LIE),
-        store="vit-block-6",
+        5,
+        "vit-block-6",
         against=("random",),
     ),
     "3d-only-16-epochs-as-they-lie": Arm(

@@ -1,9 +1,36 @@
-"""What is written lasts, also where a machine goes down."""
+"""What is written is whole, and lasts where a machine goes down."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place once the block has succeeded.
+
+    Whatever happens, `path` is the old file or the new one. Parent folders are made.
+
+    Args:
+        path: the file; the one beside it ends alike.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    # A fixed name, so that what a killed run leaves behind is overwritten by the next.
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2pmae.archives import check_stored
+from i2pmae.durable import whole_file
 from i2pmae.errors import DataError
 
 FORMATS = (".npz", ".parquet")
@@ -66,7 +66,7 @@ def write_vectors(path: Path, values: Vectors) -> None:
         DataError: if the file cannot be written, or see `check_target`.
     """
     check_target(path)
-    with _replacing(path) as temporary:
+    with _said_in_one_line(path), whole_file(path) as temporary:
         if path.suffix == ".parquet":
             _write_parquet(temporary, values)
             return
@@ -138,19 +138,12 @@ def cosine_texts(cosines: NDArray[np.float64]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path` if the block ends well."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+def _said_in_one_line(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write {path}: {reason}. Choose another folder.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _text(values: Sequence[str]) -> NDArray[np.str_]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from i2pmae.durable import whole_file
 from i2pmae.errors import DataError
 
 # Okabe and Ito's palette, in the order in which categories take it.
@@ -169,14 +168,9 @@ def save(figure: Figure, path: Path) -> Path:
             f"{path}: pictures are written as {', '.join(FORMATS)}, not '{path.suffix}'"
         )
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_SETTINGS):
+        with whole_file(path) as temporary, mpl.rc_context(_SETTINGS):
             figure.savefig(temporary, dpi=_DPI, metadata=metadata)
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise DataError(f"cannot write {path}: {error.strerror}; choose another folder") from error
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from i2pmae.config import EncoderConfig, FewShotConfig, FewShotSplitConfig, FinetuneConfig, to_plain
 from i2pmae.datasets import ShapeSource, few_shot_episode, open_source
 from i2pmae.datasets.few_shot import SETTING_PATTERN
+from i2pmae.durable import whole_file
 from i2pmae.errors import ConfigError, DataError
 from i2pmae.evaluation.few_shot import Episode, sample_episodes
 from i2pmae.evaluation.metrics import accuracy, mean_std
@@ -314,10 +314,10 @@ def _write_fold(
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a file that is never half there."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.new")
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, file)
+        with whole_file(file) as temporary:
+            temporary.write_text(
+                json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8"
+            )
     except OSError as error:
         raise DataError(f"cannot write {file}: {error.strerror}; choose another --out") from None
 

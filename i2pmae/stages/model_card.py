@@ -23,6 +23,7 @@ from i2pmae.config import (
     load_config,
     to_plain,
 )
+from i2pmae.durable import whole_file
 from i2pmae.errors import CheckpointError, ConfigError
 from i2pmae.image_model.weights import file_hash
 from i2pmae.loading import encoder_config_of, head_config_of
@@ -66,10 +67,9 @@ def write(page: Path, text: str, exported: Path) -> None:
     Raises:
         CheckpointError: if the page cannot be written.
     """
-    temporary = page.with_name(f".{page.name}.new")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(page)
+        with whole_file(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CheckpointError(
             f"{exported} is written, but not its card {page} ({error.strerror}); make room, then "

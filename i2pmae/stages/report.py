@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from i2pmae.config import ReportConfig
+from i2pmae.durable import whole_file
 from i2pmae.errors import ConfigError, DataError
 from i2pmae.progress import note
 from i2pmae.report.page import Page, render
@@ -83,11 +83,9 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, text: bytes) -> None:
     """Write the page so that it is either there as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(text)
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(text)
     except OSError as error:
         raise DataError(
             f"cannot write {path} ({error.strerror}); choose another file with --out"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from i2pmae.config import Config, to_plain
+from i2pmae.durable import sync, whole_file
 from i2pmae.errors import ConfigError, StoreError, TrainingError
 from i2pmae.interrupts import remember_saved
 from i2pmae.progress import event, warn
@@ -139,8 +139,7 @@ class RunFolder:
         """Append one row to `metrics.jsonl`."""
         with self._writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # no checkpoint may be newer than the rows of its epochs
+        sync(self._metrics)  # no checkpoint may be newer than the rows of its epochs
         event("metrics", run=str(self.path), **row)
         for track in self._trackers:
             track(row)
@@ -265,13 +264,8 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file so that it is either the old or the new one, never half of it."""
-        temporary = self.path / f".{name}.new"
-        with self._writing(self.path / name):
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())  # else a machine that goes down may leave it empty
-            os.replace(temporary, self.path / name)
+        with self._writing(self.path / name), whole_file(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _require_alone() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import re
 import zipfile
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from i2pmae import __version__
 from i2pmae.archives import check_dense, check_stored
-from i2pmae.durable import sync
+from i2pmae.durable import whole_file
 from i2pmae.errors import CheckpointError
 from i2pmae.model.official import IMAGE_MODEL_PREFIX, Kind, from_official, to_official
 
@@ -133,7 +132,7 @@ def save(
     }
     payload = {**plain, "model": weights, "optimizer": optimizer}
     _require_plain(payload, "checkpoint")
-    with _whole_file(path) as file:
+    with _written(path) as file:
         if path.suffix == ".safetensors":
             contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
             about = {"format": "pt", FORMAT: json.dumps(plain)}  # "pt": what other readers ask for
@@ -157,7 +156,7 @@ def save_official(path: Path, checkpoint: Checkpoint) -> int:
     """
     weights = to_official(checkpoint.kind, checkpoint.model)
     home = "model_state_dict" if checkpoint.kind == "segmenter" else "base_model"
-    with _whole_file(path) as file:
+    with _written(path) as file:
         torch.save({home: weights, "epoch": checkpoint.epoch}, file)
     return len(weights)
 
@@ -458,18 +457,11 @@ def _require_plain(value: object, where: str) -> None:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write to a file beside `path` that takes its place once the block has succeeded."""
-    # A fixed name, so that what a killed run leaves behind is overwritten by the next save.
-    temporary = path.with_name(f".{path.name}.tmp")
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """Write a file, or say in one line that the disk is full and the like."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
     except (OSError, RuntimeError) as error:
         # torch's zip writer hides the system's reason in the context of its own error.
         reason = error if isinstance(error, OSError) else error.__context__
@@ -479,9 +471,6 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             f"cannot write {path}: {reason.strerror}; nothing that was there is changed. "
             "Make room or choose another folder, then run the same command again."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 def test_a_killed_save_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_network(path, Network(), epoch=1)
-    (tmp_path / ".last.pt.tmp").write_bytes(b"half")
+    (tmp_path / ".last.tmp.pt").write_bytes(b"half")
     assert load(path).epoch == 1
 
     def killed(*_args):
