@@ -869,7 +869,7 @@ def main() -> NoReturn:
     forget_saved()
     keep_freed_memory()
     try:
-        _require_utf_8(sys.argv[1:])
+        _check_words(sys.argv[1:])
         code = app(standalone_mode=False)  # Ctrl-C comes back as 130
     except I2PMAEError as error:
         _complain(str(error))
@@ -880,10 +880,9 @@ def main() -> NoReturn:
         code = 130
     except BrokenPipeError:
         code = 141
-    except OSError as error:
-        if error.filename is None:  # of no file that the user has named
-            raise
-        _complain(f"{error.filename}: {error.strerror}; check the path and its permissions")
+    except PermissionError as error:  # anything may be looked at on the way
+        after = "" if what_is_saved() is None else f"; {_how_to_go_on()}"
+        _complain(f"{error.filename}: {error.strerror}; check its permissions{after}")
         code = 1
     except Exception as error:
         # Usage errors of the parser know how to show themselves.
@@ -898,9 +897,13 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _require_utf_8(words: list[str]) -> None:
-    """Refuse names that neither JSON nor a terminal could show."""
+def _check_words(words: list[str]) -> None:
+    """Refuse names that neither JSON nor a terminal could show, and URLs that name a machine."""
     for word in words:
+        if "file://" in word and "file:///" not in word:  # pathlib would take it for a folder
+            raise ConfigError(
+                f"{word}: after file:// comes a path from the root, as in file:///data/NAME.zarr"
+            )
         try:
             word.encode()
         except UnicodeEncodeError:

@@ -579,7 +579,10 @@ def recipe_commands(recipe: str | Path) -> list[str]:
         return list(about["commands"])
     stages: dict[str, type[Config]] = {"extract-2d": ExtractConfig, "pretrain": PretrainConfig}
     tables = [stage for stage in stages if isinstance(values.get(stage), dict)]
-    return tables or [stage for stage, kind in stages.items() if {*values} <= {*kind.model_fields}]
+    if tables:
+        return tables
+    fitting = {stage: len({*values} & {*kind.model_fields}) for stage, kind in stages.items()}
+    return [stage for stage, count in fitting.items() if count == max(fitting.values())]
 
 
 def to_plain(config: Config) -> dict[str, Any]:

@@ -9,19 +9,21 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, is_mine: bool = False) -> Iterator[Path]:
     """A file to write beside `path`, which takes its place once the block has succeeded.
 
     Whatever happens, `path` is the old file or the new one. Parent folders are made.
 
     Args:
-        path: the file; the one beside it ends alike.
+        path: the file; the one beside it ends alike and begins with a dot.
+        is_mine: whether no other process writes there. What a killed one has left is overwritten
+            then.
 
     Raises:
         OSError: if it cannot be written.
     """
-    # A fixed name, so that what a killed run leaves behind is overwritten by the next.
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    writer = "tmp" if is_mine else f"{os.getpid()}.tmp"
+    temporary = path.with_name(f".{path.stem}.{writer}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

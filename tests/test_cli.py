@@ -135,7 +135,7 @@ def test_a_misspelt_option_suggests_the_nearest(monkeypatch, capsys):
         (("inspect", "/no/such.zarr"), "no store at /no/such.zarr"),
         (("verify", "/no/such.zarr"), "no store at /no/such.zarr"),
         (("convert", "/no/such.pth", "/tmp/out.pt"), "no checkpoint at /no/such.pth"),
-        (("report", "s3:/no/such"), "s3"),
+        (("pretrain", "--cache", "file://data/a.zarr"), "comes a path from the root"),
         (("check-data", "/no/such\udcff"), "'/no/such\\udcff': its name is not in UTF-8"),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_file_that_may_not_be_looked_at_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("i2pmae.config.recipe_names", refused)
     code, _, err = run(monkeypatch, capsys, "recipes")
     assert code == 1
-    assert err == "i2pmae: /root/secret: Permission denied; check the path and its permissions\n"
+    assert err == "i2pmae: /root/secret: Permission denied; check its permissions\n"
 
 
 def test_json_output_is_one_object(monkeypatch, capsys):

@@ -210,7 +210,8 @@ def _own_shapes(path: Path) -> str:
     meshes = len(folder.with_suffix(MESH_SUFFIXES)) - len(plys)
     clouds = len(folder.with_suffix(CLOUD_SUFFIXES)) - len(plys)
     if not meshes and not clouds and plys:
-        return _layout_of_file(path.joinpath(*plys[0]))
+        files = [path.joinpath(*parts) for parts in plys]
+        return _layout_of_file(next((file for file in files if file.exists()), files[0]))
     if not meshes and not clouds:
         raise DataError(f"{path} holds {contents(folder)}: no known layout. {_missing(folder)}")
     return Meshes.layout if meshes >= clouds else Clouds.layout

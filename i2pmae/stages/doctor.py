@@ -172,11 +172,10 @@ def _device() -> list[Check]:
 
 def _disk(cache: Path) -> Check:
     """Speed and free space where stores would go."""
-    if Location.of(cache).folder is None:
+    folder = Location.of(cache).folder
+    if folder is None:
         return Check("disk", f"{Location.of(cache).text}: an object store, not measured", "ok")
-    existing = next(
-        parent for parent in (cache.absolute(), *cache.absolute().parents) if parent.is_dir()
-    )
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     try:
         speed = _write_speed(existing)
     except OSError as error:

@@ -85,7 +85,7 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> dict[str, Any]:
     folder = RunFolder(config.out)
     folder.start(config, resume=resume, must_stay=("epochs",))
     if resume:
-        folder.mend()
+        folder.go_on()
     done = {(row["setting"], row["fold"]) for row in folder.rows()}
     left = [fold for fold in folds if (fold.setting, fold.number) not in done]
     if done:
@@ -250,7 +250,7 @@ def _written(data: Path) -> dict[tuple[int, int], list[Path]]:
     found = {}
     for folder in folders:
         named = _SETTING.fullmatch(folder.name)
-        files = [file for kind in _KINDS for file in folder.glob(f"*{kind}")]
+        files = [file for kind in _KINDS for file in folder.glob(f"[!.]*{kind}")]
         if named and files:
             files.sort(key=lambda file: (len(file.stem), file.stem))
             found[int(named[1]), int(named[2])] = files

@@ -102,7 +102,7 @@ def card(source: Path, saved: Checkpoint, kind: Kind, model: nn.Module, exported
         "Training": _training(saved, run),
         "Results": _results(saved, run),
         "Reproduce": _reproduce(saved),
-        "Limits": _limits(saved),
+        "Limits": _limits(saved, run),
         "Licence": (
             "The code, i2pmae, is under the MIT licence. None is recorded for these weights; the "
             "data set and the image model have terms of their own.\n"
@@ -281,7 +281,7 @@ def _is_there(recipe: str) -> bool:
         return False
 
 
-def _limits(saved: Checkpoint) -> str:
+def _limits(saved: Checkpoint, run: RunFolder | None) -> str:
     config = encoder_config_of(saved)
     limits = [
         f"A cloud needs {config.n_centers[0]} points or more, centered and scaled into the unit "
@@ -292,10 +292,14 @@ def _limits(saved: Checkpoint) -> str:
     augment = saved.config.get("augment")
     if augment is not None and not augment["rotation"]:
         limits.append("It was trained without rotations: shapes must stand as those it saw.")
-    if saved.epoch < saved.config.get("epochs", 0) and not _is_selected(saved):
-        limits.append(
-            f"Training was not finished: {saved.epoch} of {saved.config['epochs']} epochs."
-        )
+    n_epochs, trained = saved.config.get("epochs", 0), saved.epoch
+    if _is_selected(saved) and run is not None:  # the best epoch may be any
+        is_over = run.results() is not None
+        trained = n_epochs if is_over else max([trained, *(row["epoch"] for row in run.rows())])
+    if _is_selected(saved) and run is None:
+        limits.append("Whether its training was finished is not known: it lay outside its run.")
+    elif trained < n_epochs:
+        limits.append(f"Training was not finished: {trained} of {n_epochs} epochs.")
     return "".join(f"- {limit}\n" for limit in limits)
 
 

@@ -83,7 +83,7 @@ def _run(config: PretrainConfig, team: Team, resume: bool) -> dict[str, Any]:
     if resume:
         run_state.restore(folder, reader, device)
         if team.is_first:
-            folder.rewind(run_state.epoch)
+            folder.go_on(run_state.epoch)
         note(f"resuming {config.out} after {run_state.epoch} epochs and {run_state.step} steps")
     run_state.network = team.wrap(model, synchronize_norms=config.synchronize_norms)
 

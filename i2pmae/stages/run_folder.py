@@ -64,6 +64,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._trackers: list[Tracker] = []
+        self._asked: dict[str, Any] | None = None  # settings that a run is to go on with
 
     @property
     def last(self) -> Path:
@@ -98,7 +99,7 @@ class RunFolder:
         a job that is queued again may always ask for it.
 
         Args:
-            config: settings, which `config.json` holds from now on.
+            config: settings, which `config.json` holds once the run begins or goes on.
             resume: go on with the run that is there.
             may_change: settings that may differ then, beside those that always may.
             must_stay: of those, settings that may not.
@@ -115,7 +116,7 @@ class RunFolder:
     def _begin(self, config: Config, resume: bool, may_change: set[str]) -> None:
         if resume and (self.path / CONFIG).exists():
             self._check_same(config, may_change)
-            self._write(CONFIG, to_plain(config))
+            self._asked = to_plain(config)
             return
         if self.holds_run:
             raise ConfigError(
@@ -139,7 +140,8 @@ class RunFolder:
         """Append one row to `metrics.jsonl`."""
         with self._writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        sync(self._metrics)  # no checkpoint may be newer than the rows of its epochs
+            file.flush()
+            sync(self._metrics)  # no checkpoint may be newer than the rows of its epochs
         event("metrics", run=str(self.path), **row)
         for track in self._trackers:
             track(row)
@@ -180,16 +182,15 @@ class RunFolder:
             "from a copy, or start again in another --out"
         )
 
-    def rewind(self, epoch: int) -> None:
-        """Drop rows of epochs after `epoch`, which the resumed run writes again."""
-        self._write_rows([row for row in self.rows() if row.get("epoch", 0) <= epoch])
+    def go_on(self, epoch: int | None = None) -> None:
+        """Write down that a resumed run goes on with the settings that `start` was given.
 
-    def mend(self) -> None:
-        """Drop a half-written last row."""
-        self._write_rows(self.rows())
-
-    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        Half-written rows are dropped, and those of epochs after `epoch`, which it writes again.
+        """
+        rows = [row for row in self.rows() if epoch is None or row.get("epoch", 0) <= epoch]
         self._replace("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        if self._asked is not None:
+            self._write(CONFIG, self._asked)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`."""
@@ -264,7 +265,8 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file so that it is either the old or the new one, never half of it."""
-        with self._writing(self.path / name), whole_file(self.path / name) as temporary:
+        path = self.path / name
+        with self._writing(path), whole_file(path, is_mine=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

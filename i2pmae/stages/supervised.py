@@ -90,7 +90,7 @@ class Training(Generic[ModelT]):
                     "copy, or start again in another --out"
                 ) from error
             self.epoch = saved.epoch
-        folder.rewind(self.epoch)
+        folder.go_on(self.epoch)
         note(f"resuming {folder.path} after {self.epoch} epochs")
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from i2pmae.config import ExtractConfig
 from i2pmae.datasets import ShapeSource
+from i2pmae.datasets.procedural import ProceduralShapes
 from i2pmae.device import pick_device
 from i2pmae.errors import ConfigError, DataError, StoreError
 from i2pmae.geometry.projection import view_axes
@@ -112,6 +113,8 @@ def _recorded_config(
         "precision": _PRECISIONS.get(info.settings["image_model"]["precision"]),
         "data": data or info.provenance.get("source"),
     }
+    if data is None and info.settings.get("layout") == ProceduralShapes.layout:
+        recorded["data"] = ProceduralShapes.layout  # older stores record a path
     if pretrained is not None:
         recorded["image_model"] = {**recorded.get("image_model", {}), "pretrained": pretrained}
     try:

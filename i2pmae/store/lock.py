@@ -40,8 +40,11 @@ class Owner:
 
     @property
     def is_near(self) -> bool:
-        """Whether the process is or was one of this machine, and of the same container."""
-        return (self.host, self.namespace) == (socket.gethostname(), _namespace())
+        """Whether the process is or was one of this machine, and of the same container.
+
+        A lock that does not say the latter is of an earlier version.
+        """
+        return self.host == socket.gethostname() and self.namespace in ("", _namespace())
 
     def is_gone(self) -> bool:
         """Whether the process has certainly ended; False for one on another machine."""
@@ -134,7 +137,7 @@ class StoreLock(ABC):
 
     def _is_silent(self, owner: Owner) -> bool:
         """Whether the owner, on another machine, shows no life for a while."""
-        if owner.is_near or self._is_fresh():
+        if owner.is_near or (owner.host != self._me.host and self._is_fresh()):
             return False
         note(
             f"{self.store} is locked by process {owner.pid} on {owner.host}; looking for "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import time
 import warnings
@@ -29,6 +31,7 @@ from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, ArraySchema, Sto
 _WAITS = (2.0, 8.0, 30.0)  # seconds before an object store is asked again
 _NOTHING_RECORDED = "nothing"
 _PARTIAL = ".partial"  # what zarr's files end in while they are written
+_METADATA_FILE = re.compile(r"zarr(\.[0-9a-f]+\.partial|\.json)")
 _UNREADABLE = (ValueError, RuntimeError, OSError)  # what zarr raises for a damaged chunk
 
 
@@ -382,23 +385,41 @@ def _compressors(schema: ArraySchema) -> list[dict[str, Any]]:
 
 def _refuse_foreign_files(location: Location) -> None:
     """Only an empty folder, or what an interrupted creation left, may become a store."""
-    foreign = sorted(key for key in location.keys("") if not _is_left_by_creation(key))
+    foreign = sorted(name for name in _names(location) if not _is_left_by_creation(name))
     if foreign:
         raise StoreError(
             f"{location.text} is no store that can be continued ({METADATA} is missing or not "
             f"ours) and holds other files ({', '.join(foreign[:5])}). Choose another path, such as "
             f"{location.text.rstrip('/')}/NAME.zarr, or restore its {METADATA} from a copy."
         )
-    if location.folder is not None and location.folder.exists():
+    if location.folder is None:
+        location.delete("")  # an empty folder, as consoles make it: zarr would list it for ever
+    elif location.folder.exists():
         shutil.rmtree(location.folder)
 
 
-def _is_left_by_creation(key: str) -> bool:
-    """Whether a file is one of those that `_create` writes: metadata, and the view axes."""
-    folder, _, name = key.rpartition("/")
-    is_metadata = name == METADATA or name.endswith(_PARTIAL)
-    places = {"", *(array.name for array in ARRAYS)}
-    return (folder in places and is_metadata) or f"{folder}/".startswith("view_axes/c/")
+def _names(location: Location) -> Iterator[str]:
+    """All that lies in a store's place: files and links, and folders with a slash at the end."""
+    if location.folder is None:
+        # An object with a slash at the end stands for a folder.
+        yield from (key for key in location.keys("") if not key.endswith("/") and key)
+        return
+    for at, folders, files in os.walk(location.folder):
+        inside = Path(at).relative_to(location.folder)
+        links = {name for name in folders if (Path(at) / name).is_symlink()}
+        yield from ((inside / name).as_posix() for name in (*files, *links))
+        yield from (f"{(inside / name).as_posix()}/" for name in folders if name not in links)
+
+
+def _is_left_by_creation(name: str) -> bool:
+    """Whether `_create` writes this: metadata, perhaps half of it, and the view axes."""
+    arrays = {array.name for array in ARRAYS}
+    folder, _, file = name.rpartition("/")
+    if name.startswith("view_axes/") and (folder != "view_axes" or not file):
+        return True
+    if not file:
+        return folder in arrays
+    return folder in {"", *arrays} and bool(_METADATA_FILE.fullmatch(file))
 
 
 def _consolidate(location: Location) -> None:

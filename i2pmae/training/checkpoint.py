@@ -460,7 +460,7 @@ def _require_plain(value: object, where: str) -> None:
 def _written(path: Path) -> Iterator[BinaryIO]:
     """Write a file, or say in one line that the disk is full and the like."""
     try:
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with whole_file(path, is_mine=True) as temporary, temporary.open("wb") as file:
             yield file
     except (OSError, RuntimeError) as error:
         # torch's zip writer hides the system's reason in the context of its own error.

@@ -6,6 +6,11 @@ from i2pmae.datasets import open_source
 from i2pmae.datasets.folders import CLOUD_SUFFIXES, contents, entries_of, left_out, walk
 from i2pmae.errors import DataError
 
+PLY = b"ply\nformat ascii 1.0\nelement vertex 1\n" + b"".join(
+    b"property float %c\n" % axis for axis in b"xyz"
+)
+PLY += b"end_header\n0 0 0\n"
+
 
 def tree(root, names):
     for name in names:
@@ -118,6 +123,10 @@ def test_links_to_nowhere_are_shapes_that_cannot_be_read(tmp_path):
     for index in (1, 2):
         with pytest.raises(DataError, match="chair/"):
             source.load(index)
+    (tmp_path / "plys").mkdir()
+    (tmp_path / "plys" / "a.ply").symlink_to(tmp_path / "gone.ply")
+    (tmp_path / "plys" / "b.ply").write_bytes(PLY)
+    assert open_source(tmp_path / "plys").layout == "clouds"  # the first that is there tells
 
 
 def test_links_do_not_make_the_order_matter(tmp_path):

@@ -88,6 +88,7 @@ def test_an_object_store_is_not_measured():
         ("epochs = 3\n", 3, 3),
         ("[extract-2d.views]\nn_views = 6\n[pretrain]\nepochs = 3\n", 3, 6),
         ("[views]\nn_views = 6\n", 300, 6),
+        ("epochs = 3\nseed = 1\n[finetune]\n", 3, 3),
     ],
 )
 def test_a_recipe_counts_for_the_stages_whose_keys_it_holds(tmp_path, text, epochs, n_views):

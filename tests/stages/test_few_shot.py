@@ -70,6 +70,13 @@ def test_written_folds_give_the_numbers_of_drawn_ones(drawn, written, tmp_path):
     assert result["folds"] == drawn[1]["folds"]
 
 
+def test_half_a_fold_of_a_killed_split_is_no_fold(written, tmp_path):
+    folds = tmp_path / "2way_2shot"
+    shutil.copytree(written / "2way_2shot", folds)
+    (folds / ".2.123.tmp.json").write_text("{")
+    assert [len(files) for files in few_shot._written(folds).values()] == [2]
+
+
 def test_a_written_fold_names_shapes_of_both_splits(written):
     fold = json.loads((written / "3way_2shot" / "1.json").read_text())
     source = open_source("procedural", split="all")

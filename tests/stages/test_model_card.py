@@ -120,6 +120,7 @@ def test_results_come_from_the_folder_around_the_checkpoint(tmp_path, is_best):
         assert "classes: bed, chair" in text
         assert "logits (B, 2)" in text
         assert ("Training was not finished: 4 of 300 epochs" in text) != is_best
+        assert ("Whether its training was finished is not known" in text) == (is_best and not known)
         assert ("epochs: 4 of 300, the best on validation" in text) == is_best
 
 

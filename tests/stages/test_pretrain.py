@@ -219,8 +219,10 @@ def test_resuming_with_other_settings_is_refused(store, trained):
 def test_resuming_from_another_store_is_refused(trained, tmp_path):
     other = tmp_path / "other.zarr"
     extract_2d.run(extract_config(other, seed=1))
+    before = (trained.parent / "config.json").read_text()
     with pytest.raises(ConfigError, match="from another store"):
         pretrain.run(pretrain_config(other, trained.parent), resume=True)
+    assert (trained.parent / "config.json").read_text() == before
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(store, tmp_path):

@@ -160,6 +160,12 @@ def test_what_is_neither_a_run_nor_a_store_is_refused(tmp_path):
     assert not (tmp_path / "a.html").exists()
 
 
+def test_a_store_in_a_bucket_is_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "store_page", lambda config: config.subject)
+    config = ReportConfig(subject="s3://bucket/a.zarr", out=tmp_path / "a.html")
+    assert report._page(config) == Path("s3://bucket/a.zarr")
+
+
 def test_a_folder_is_no_page(store, tmp_path):
     with pytest.raises(ConfigError, match=f"name a file, as {tmp_path / 'report.html'}"):
         report.run(ReportConfig(subject=store, out=tmp_path))

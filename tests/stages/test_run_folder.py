@@ -25,7 +25,7 @@ def test_rows_come_back_without_a_half_written_one(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lo')
     assert [row["epoch"] for row in folder.rows()] == [1, 2]
-    folder.rewind(1)
+    folder.go_on(1)
     assert folder.rows() == [{"epoch": 1, "loss": 0.5}]
 
 
@@ -33,6 +33,8 @@ def test_epochs_may_grow_on_resume_and_nothing_else(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.start(config(folder.path, epochs=2), resume=False)
     folder.start(config(folder.path, epochs=3), resume=True)
+    assert json.loads((folder.path / "config.json").read_text())["epochs"] == 2
+    folder.go_on(0)
     assert json.loads((folder.path / "config.json").read_text())["epochs"] == 3
     with pytest.raises(ConfigError, match="batch_size: 64 there, 32 asked"):
         folder.start(config(folder.path, epochs=3, batch_size=32), resume=True)
@@ -50,6 +52,15 @@ def test_a_row_is_on_the_disk_before_a_checkpoint_can_be(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", recorded)
     RunFolder(tmp_path).log({"epoch": 1})
     assert synced == ['{"epoch": 1}\n']
+
+
+def test_a_row_that_does_not_reach_the_disk_is_one_line(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl \(No space left.*--resume"):
+        RunFolder(tmp_path).log({"epoch": 1})
 
 
 def test_a_row_that_is_not_there_is_named(tmp_path):

@@ -52,6 +52,13 @@ def test_a_sound_store_has_no_findings(store, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_older_stores_of_built_in_shapes_record_a_path_that_is_not_there(spoiled):
+    writer = join_writer(spoiled)
+    writer.info.provenance["source"] = "/somewhere/procedural"
+    writer._record(writer.info)
+    assert verify.run(spoiled, recompute=1)["ok"]
+
+
 @pytest.mark.parametrize("name", PER_SHAPE)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damage_is_found_and_mended_to_the_same_bytes(store, spoiled, capsys, name, damage):

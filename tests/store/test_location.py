@@ -60,6 +60,7 @@ def test_places():
         Location.of("ftp://server/a.zarr")
     for text in ("file:///data/my%20shapes.zarr", Path("file:///data/my%20shapes.zarr")):
         assert str(Location.of(text).folder) == "/data/my shapes.zarr"
+    assert str(Location.of("file://localhost/data/a.zarr").folder) == "/data/a.zarr"
     with pytest.raises(StoreError, match="a path from the root"):
         Location.of("file://data/shapes.zarr")
 

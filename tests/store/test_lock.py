@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -82,9 +83,26 @@ def test_another_machine_may_still_be_writing(folder, started):
 
 def test_another_container_of_the_same_host_may_still_be_writing(folder):
     """There a process has the same number, and here another one, or none."""
-    leave_lock(folder, replace(Owner.this_process(), started="boot/1", namespace="pid:[1]"))
+    lock = leave_lock(folder, replace(Owner.this_process(), started="boot/1", namespace="pid:[1]"))
+    os.utime(lock)
+    alive = threading.Event()
+    threading.Timer(0.1, lambda: (os.utime(lock), alive.set())).start()
     with pytest.raises(StoreError, match="being written"):
         FolderLock(folder).acquire()
+    assert alive.is_set()  # it was watched, not refused for being fresh
+
+
+def test_a_container_that_was_started_again_goes_on_after_a_while(folder, monkeypatch):
+    monkeypatch.setattr(locks, "SILENCE", 0.2)
+    leave_lock(folder, replace(Owner.this_process(), started="boot/1", namespace="pid:[1]"))
+    with FolderLock(folder):
+        pass
+
+
+def test_a_lock_of_an_earlier_version_is_of_this_container(folder):
+    leave_lock(folder, replace(Owner.this_process(), started="boot/1", namespace=""))
+    with FolderLock(folder):
+        pass
 
 
 def test_a_process_that_has_ended_and_is_not_waited_for_is_gone():

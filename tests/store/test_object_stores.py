@@ -161,6 +161,18 @@ def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_s
     assert_equals_folder(write_store(f"{bucket}/folder/shapes.zarr", spec), store, written)
 
 
+def test_a_place_that_holds_other_objects_is_refused(bucket, spec, open_, write_store):
+    url = f"{bucket}/shapes.zarr"
+    files().pipe_file(f"{url}/", b"")  # a folder, as consoles make it
+    files().pipe_file(f"{url}/points/c/0", b"somebody's")
+    with pytest.raises(StoreError, match="holds other files \\(points/c/0\\)"):
+        open_(url, spec)
+    assert files().cat_file(f"{url}/points/c/0") == b"somebody's"
+    files().rm_file(f"{url}/points/c/0")
+    write_store(url, spec)
+    assert check_store(url)[1] == []
+
+
 def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
     bucket, server, store, spec, write_store, written, capfd, monkeypatch
 ):

@@ -300,6 +300,29 @@ def test_somebody_elses_arrays_of_the_same_names_are_refused(tmp_path, spec, ope
     assert contents(path) == before
 
 
+@pytest.mark.parametrize("name", ["link", "points", "nowhere", "empty/", "download.partial"])
+def test_links_folders_and_downloads_are_somebodys(tmp_path, spec, open_, name):
+    path = tmp_path / "mine.zarr"
+    (path / "label").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    if name.endswith("/"):
+        (path / name).mkdir()
+    elif name.endswith(".partial"):
+        (path / name).touch()
+    else:
+        (path / name).symlink_to(tmp_path / ("data" if name != "nowhere" else "gone"))
+    with pytest.raises(StoreError, match=name):
+        open_(path, spec)
+    assert (path / name).is_symlink() or (path / name).exists()
+
+
+def test_half_written_metadata_of_a_killed_creation_is_replaced(tmp_path, spec, store, write_store):
+    path = tmp_path / "cut.zarr"
+    (path / "points").mkdir(parents=True)
+    (path / "points" / "zarr.0a1b.partial").write_text("half")
+    assert contents(write_store(path, spec)) == contents(store)
+
+
 def test_a_file_where_the_store_should_be_is_refused(tmp_path, spec, open_):
     (tmp_path / "taken").write_text("a file")
     for path in (tmp_path / "taken", tmp_path / "taken" / "deeper.zarr"):
