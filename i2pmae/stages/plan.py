@@ -15,7 +15,6 @@ from i2pmae.config import ExtractConfig, PretrainConfig, WorkersConfig
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.geometry.projection import fit_pixels, view_axes
 from i2pmae.image_model.present import weights_present
-from i2pmae.image_model.weights import is_file_name, missing_weights
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.progress import format_seconds, print_table, quietly
 from i2pmae.stages import extract_2d
@@ -81,10 +80,7 @@ def extraction(config: ExtractConfig) -> dict[str, Any]:
             "workers": WorkersConfig(),  # a cluster is not asked for so few
         }
     )
-    pretrained = config.image_model.pretrained
-    here = weights_present(config.image_model.name, pretrained)
-    if not here and pretrained is not None and is_file_name(pretrained):
-        raise missing_weights(Path(pretrained))
+    here = weights_present(config.image_model.name, config.image_model.pretrained)
     if not here:  # a dry run fetches nothing; random weights take as long
         image_model = config.image_model.model_copy(update={"pretrained": "random"})
         sample = sample.model_copy(update={"image_model": image_model})

@@ -30,8 +30,7 @@ from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, ArraySchema, Sto
 
 _WAITS = (2.0, 8.0, 30.0)  # seconds before an object store is asked again
 _NOTHING_RECORDED = "nothing"
-_PARTIAL = ".partial"  # what zarr's files end in while they are written
-_METADATA_FILE = re.compile(r"zarr(\.[0-9a-f]+\.partial|\.json)")
+_METADATA_FILE = re.compile(r"zarr(\.[0-9a-f]+\.partial|\.json)")  # whole, or being written
 _UNREADABLE = (ValueError, RuntimeError, OSError)  # what zarr raises for a damaged chunk
 
 
@@ -441,7 +440,7 @@ def _write_attributes(location: Location, info: StoreInfo) -> None:
 def _remove_partial_files(location: Location) -> None:
     """Delete the temporary files of a killed run."""
     if location.folder is not None:
-        for leftover in location.folder.rglob(f"*{_PARTIAL}"):
+        for leftover in location.folder.rglob("*.partial"):
             leftover.unlink()
 
 

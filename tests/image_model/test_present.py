@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from i2pmae.errors import WeightsError
 from i2pmae.image_model import present
 from i2pmae.image_model.names import PACKAGED
 from i2pmae.image_model.present import weights_present
@@ -12,9 +13,10 @@ def test_random_and_packaged_weights_are_always_here():
     assert weights_present(PACKAGED)
 
 
-def test_a_file_is_here_if_it_exists(tmp_path):
+def test_a_file_is_here_or_no_network_will_bring_it(tmp_path):
     file = tmp_path / "w.pt"
-    assert not weights_present("ViT-B-16", str(file))
+    with pytest.raises(WeightsError, match=r"no weights file .*w\.pt"):
+        weights_present("ViT-B-16", str(file))
     file.touch()
     assert weights_present("ViT-B-16", str(file))
 
