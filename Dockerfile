@@ -2,6 +2,8 @@
 #   docker build -t i2pmae .
 #   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/work" i2pmae \
 #       extract-2d shapes --cache cache/shapes.zarr
+# Encoders that ship are in the image (`i2pmae models`); those of the Hub are kept in .cache below /work:
+#   docker run --rm -v "$PWD:/work" i2pmae embed hf://owner/name shapes
 # `--gpus all` needs NVIDIA's Container Toolkit; leave it out to compute on the CPU, and look with
 # `i2pmae doctor`. `--user` makes written files yours. Several GPUs exchange gradients through shared
 # memory, of which Docker gives 64 MB:

@@ -1,7 +1,7 @@
 """Stage one from end to end against the bare image model.
 
 Shapes of 8192 points lie on disk in ShapeNet-55's layout. Stage one checks, loads, renders,
-encodes, quantises and writes them into a new store; the bare image model is called on ready-made
+encodes, quantizes and writes them into a new store; the bare image model is called on ready-made
 depth maps of the same number, size and dtype. The two take turns, after one turn to warm up; the
 image model is loaded once, before, for both. `*_overhead`: seconds of stage one over those of the
 bare model for as many shapes, median over the turns; `overhead`: that of the worse model;
@@ -21,23 +21,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from scaling import peak_megabytes
+from reader import peak_megabytes
 
 from i2pmae.allocator import keep_freed_memory
 from i2pmae.config import ExtractConfig, ImageModelConfig
 from i2pmae.datasets import open_source
 from i2pmae.device import pick_device, pick_dtype
+from i2pmae.extraction.encoding import encode_batch
 from i2pmae.geometry.projection import view_axes
 from i2pmae.image_model import ImageModel, load_image_model
 from i2pmae.progress import configure
 from i2pmae.stages import extract_2d
 
-LOADER = "i2pmae.stages.extract_2d.load_image_model"
+LOADER = "i2pmae.extraction.encoding.load_image_model"
 MODELS = {
     "vit_b16": ImageModelConfig(name="ViT-B-16", pretrained="random"),
     "lite0": ImageModelConfig(name="efficientnet-lite0-packaged", pretrained="packaged"),
@@ -140,25 +143,32 @@ def load(config: ExtractConfig) -> ImageModel:
     )
 
 
-def extract(config: ExtractConfig, image_model: ImageModel, n_shapes: int, folder: Path) -> None:
-    """One run of stage one, all but the loading of the image model."""
-    with tempfile.TemporaryDirectory(dir=folder) as name, mock.patch(LOADER) as loader:
-        loader.return_value = image_model
+def extract(
+    config: ExtractConfig, image_model: ImageModel, n_shapes: int, folder: Path
+) -> dict[str, Any]:
+    """One run of stage one, all but the loading of the image model; returns what it returns."""
+    with tempfile.TemporaryDirectory(dir=folder) as name, loaded(image_model):
         update = {"cache": Path(name) / "turn.zarr", "limit": n_shapes}
         found = extract_2d.run(config.model_copy(update=update))
     if found["shapes"] != n_shapes:
         raise SystemExit(f"{config.data} holds {found['shapes']} shapes, {n_shapes} are needed")
+    return found
+
+
+def loaded(image_model: ImageModel) -> AbstractContextManager[object]:
+    """Context in which stage one is given an image model that is there already."""
+    return mock.patch(LOADER, return_value=image_model)
 
 
 def bare(config: ExtractConfig, image_model: ImageModel, n_shapes: int) -> Callable[[], None]:
     """The image model alone, on the depth maps of the first batch again and again."""
     source = open_source(config.data, limit=config.batch_size, points=config.points)
     clouds = torch.from_numpy(np.stack([source.load(i).points for i in range(len(source))]))
-    encoded = extract_2d.encode_batch(
+    encoded = encode_batch(
         clouds.to(pick_device(config.device)),
         view_axes(config.views.n_views),
         image_model,
-        config.views.depth,
+        config.views.draw,
         config.views.sum_points,
     )
     depth_maps = encoded["depth"].flatten(0, 1)

@@ -21,11 +21,11 @@ from step import beside_unit
 from torch import Tensor, nn
 
 from i2pmae.allocator import keep_freed_memory
-from i2pmae.config import FinetuneConfig, load_config
+from i2pmae.config import FinetuneConfig
 from i2pmae.geometry.grouping import gather_rows, group
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.layers import FORBIDDEN, Block
-from i2pmae.model.tokenizer import TokenEmbedding
+from i2pmae.recipes import load_config
 from i2pmae.training.losses import smoothed_cross_entropy
 from i2pmae.training.optim import make_optimizer
 
@@ -33,41 +33,12 @@ RECIPE = "finetune-scanobjectnn-pb-t50-rs"
 BATCH, CLASSES = 8, 15
 
 
-class PlainEmbedding(nn.Module):
-    """Groups (M, K, C) to tokens (M, D), layer by layer."""
-
-    def __init__(self, like: TokenEmbedding):
-        super().__init__()
-        self.layers = nn.ModuleDict()
-        for name, layer in like.named_children():
-            if isinstance(layer, nn.Linear):
-                self.layers[name] = nn.Conv1d(layer.in_features, layer.out_features, 1)
-            else:
-                self.layers[name] = nn.BatchNorm1d(layer.num_features)
-        state = like.state_dict()
-        self.layers.load_state_dict(
-            {k: v[..., None] if v.ndim == 2 else v for k, v in state.items()}
-        )
-
-    def forward(self, groups: Tensor) -> Tensor:
-        """(M, K, C) to (M, D)."""
-        layer = self.layers
-        x = layer["point_out"](layer["point_norm"](layer["point_in"](groups.mT)).relu())
-        largest = x.amax(dim=2, keepdim=True).expand_as(x)
-        x = layer["group_in"](torch.cat([largest, x], dim=1))
-        tokens: Tensor = layer["group_out"](layer["group_norm"](x).relu()).amax(dim=2)
-        return tokens
-
-
 class PlainClassifier(nn.Module):
     """Our classifier's network, written down plainly."""
 
     def __init__(self, like: Classifier):
         super().__init__()
-        encoder = like.encoder
         self.like = copy.deepcopy(like)
-        self.embeddings = nn.ModuleList(PlainEmbedding(layer) for layer in encoder.embeddings)
-        del self.like.encoder.embeddings
 
     def forward(self, points: Tensor) -> Tensor:
         """(B, N, 3) to logits."""
@@ -77,7 +48,7 @@ class PlainClassifier(nn.Module):
         for level, centers in enumerate(grouping.centers):
             if level:
                 tokens = gather_rows(tokens, grouping.neighbor_indices[level])
-            tokens = self.embeddings[level](tokens.flatten(0, 1)).view(*centers.shape[:2], -1)
+            tokens = encoder.embeddings[level](tokens.flatten(0, 1)).view(*centers.shape[:2], -1)
             far = torch.cdist(centers, centers) >= encoder.radii[level]
             mask = far.float() * FORBIDDEN
             position = encoder.positions[level](centers)
@@ -127,9 +98,9 @@ def measure(turns: int) -> dict[str, float]:
     plain = PlainClassifier(ours)
     check_equal(ours, plain)
     steps = {
-        "fp32": make_step(copy.deepcopy(ours), config, torch.float32),
-        "bf16": make_step(copy.deepcopy(ours), config, torch.bfloat16),
-        "plain": make_step(plain, config, torch.float32),
+        "fp32": make_step(copy.deepcopy(ours), config, torch.float32, clouds(1)),
+        "bf16": make_step(copy.deepcopy(ours), config, torch.bfloat16, clouds(1)),
+        "plain": make_step(plain, config, torch.float32, clouds(1)),
     }
     median = beside_unit(steps, turns)
     return {
@@ -150,24 +121,24 @@ def check_equal(ours: Classifier, plain: PlainClassifier) -> None:
         raise SystemExit(f"the plain network gives other logits ({difference:.1e})")
 
 
-def clouds(seed: int) -> Tensor:
-    """Points on a sphere, (BATCH, 2048, 3)."""
-    points = torch.randn(BATCH, 2048, 3, generator=torch.Generator().manual_seed(seed))
+def clouds(seed: int, batch: int = BATCH, n_points: int = 2048) -> Tensor:
+    """Points on a sphere, (batch, n_points, 3)."""
+    points = torch.randn(batch, n_points, 3, generator=torch.Generator().manual_seed(seed))
     return points / points.norm(dim=-1, keepdim=True)
 
 
 def make_step(
-    model: Classifier | PlainClassifier, config: FinetuneConfig, dtype: torch.dtype
+    model: Classifier | PlainClassifier, config: FinetuneConfig, dtype: torch.dtype, points: Tensor
 ) -> Callable[[], float]:
-    """A training step; it returns its seconds."""
-    model.train()
+    """A training step on clouds; it returns its seconds, or those until a GPU has its work."""
+    kind = points.device.type
+    model.to(points.device).train()
     optimizer = make_optimizer(model, config.optim)
-    labels = torch.arange(BATCH) % CLASSES
-    points = clouds(1)
+    labels = torch.arange(len(points), device=points.device) % CLASSES
 
     def step() -> float:
         begin = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16):
             logits = model(points)
         smoothed_cross_entropy(logits.float(), labels, config.label_smoothing).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or 10.0)

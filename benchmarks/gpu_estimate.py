@@ -23,9 +23,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from i2pmae.config import PretrainConfig
+from i2pmae.geometry.grouping_triton import nearest_neighbors_triton
 from i2pmae.geometry.sampling_triton import farthest_points_triton
 from i2pmae.model.pretraining import PretrainingModel
-from i2pmae.stages.pretrain import pretraining_step
+from i2pmae.training.pretraining import pretraining_step
 
 STORED_POINTS = 8192
 CHANNELS = 512
@@ -170,6 +171,8 @@ def step(model: PretrainingModel, stored: dict[str, Tensor], config: PretrainCon
         return pretraining_step(model, stored, config, axes, None).loss
     with (
         mock.patch("i2pmae.geometry.grouping.farthest_points", farthest_points_triton),
+        mock.patch("i2pmae.geometry.grouping.nearest_neighbors", nearest_neighbors_triton),
+        mock.patch("i2pmae.model.decoder.nearest_neighbors", nearest_neighbors_triton),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", fused_attention),
     ):
         return pretraining_step(model, stored, config, axes, None).loss

@@ -13,9 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +65,9 @@ def write_store(path: Path, n_shapes: int, n_points: int) -> None:
         n_shapes=n_shapes, n_points=n_points, n_views=3, image_size=224, grid=(14, 14), channels=512
     )
     axes = np.stack([np.roll(np.eye(3, dtype=np.float32), shift, axis=0) for shift in range(3)])
+    about = {"source": "random numbers"}
     with open_writer(
-        path, spec, view_axes=axes, settings={}, provenance={}, class_names=("sphere",)
+        path, spec, view_axes=axes, settings={}, provenance=about, class_names=("sphere",)
     ) as writer:
         for k in writer.pending:
             rows = spec.shard(k)
@@ -124,23 +128,47 @@ def measure(path: Path, turns: int, threads: int | None) -> dict[str, float]:
         return BATCHES * BATCH
 
     rates = alternate({"store": stored, "zarr": fancy, "memory": memory}, turns)
+    per_core = alternate({"store": stored}, turns, time.process_time)
     return {
         "shapes_per_s": rates["store"],
+        "shapes_per_core_s": per_core["store"],
         "vs_zarr_oindex": rates["store"] / rates["zarr"],
         "vs_memory_copy": rates["store"] / rates["memory"],
     }
 
 
-def alternate(ways: dict[str, Callable[[], int]], turns: int) -> dict[str, float]:
-    """Median shapes per second of each way, one turn to warm up."""
+def rates_by_threads(path: Path, threads: Sequence[int], turns: int) -> dict[int, float]:
+    """Shapes per second of random batches by the number of reading threads."""
+
+    def read_epoch(reader: StoreReader) -> int:
+        return sum(len(batch["index"]) for batch in reader.batches(BATCH, seed=0, epoch=0))
+
+    ways = {str(n): partial(read_epoch, StoreReader(path, threads=n)) for n in threads}
+    return {int(n): rate for n, rate in alternate(ways, turns).items()}
+
+
+def alternate(
+    ways: dict[str, Callable[[], int]], turns: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median shapes per second of each way by a clock, one turn to warm up."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name, way in ways.items():
-            begin = time.perf_counter()
+            begin = clock()
             n_shapes = way()
             if turn:
-                rates[name].append(n_shapes / (time.perf_counter() - begin))
+                rates[name].append(n_shapes / (clock() - begin))
     return {name: float(np.median(found)) for name, found in rates.items()}
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would also count the process that started this one
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 - `plan`: sizes come from the store's own schema; rates and prices are options. Nothing of it is
   measured here; docs/scale.md says where the defaults come from.
 - `curve`: the real writer and reader on stores of real shard structure whose shapes are tiny, so
-  that only bookkeeping is left: seconds to write a shard of made-up features, to find what is
-  pending on resume, to open, to list an epoch's shapes and to shuffle them; `cpu s` are processor
+  that only bookkeeping is left: seconds to write a shard of made-up features, with as many under
+  way as in stage one, to find what is pending on resume, to open, to list an epoch's shapes and to
+  shuffle them; `cpu s` are processor
   seconds of all threads, which other programs disturb less. `exponents`: slope of the logarithms
   over the number of shapes, so 1 is linear and 0 constant.
 """
@@ -18,11 +19,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from i2pmae.extraction.local import WRITTEN_AT_ONCE
 from i2pmae.store.reader import StoreReader, epoch_order
 from i2pmae.store.schema import DONE, StoreSpec, arrays
 from i2pmae.store.writer import StoreWriter, open_writer
@@ -126,8 +129,8 @@ def measure(path: Path, n_shapes: int, shard_size: int) -> dict[str, float]:
         return found
 
     def write(shards: list[int]) -> None:
-        for k in shards:
-            writer.write_shard(k, encoded(spec, k))
+        with ThreadPoolExecutor(WRITTEN_AT_ONCE) as pool:
+            list(pool.map(lambda k: writer.write_shard(k, encoded(spec, k)), shards))
 
     with writer:
         timed("shard", lambda: write(writer.pending[:-1]), max(spec.n_shards - 1, 1))

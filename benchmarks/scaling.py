@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,16 +29,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from reader import alternate, random_shard, write_store
+from reader import peak_megabytes, random_shard, rates_by_threads, write_store
+from step import TrainingStep
 
 from i2pmae.config import PretrainConfig
 from i2pmae.device import pick_dtype
-from i2pmae.model.official import official_name
-from i2pmae.stages.pretrain import build_model, pretraining_step
 from i2pmae.store.reader import StoreReader, epoch_order
 from i2pmae.store.schema import StoreSpec, arrays
 from i2pmae.store.writer import open_writer
-from i2pmae.training.optim import make_optimizer
 
 BATCHES = (2, 4, 8, 16, 32)
 POINTS = (1024, 2048, 4096, 8192)
@@ -135,27 +132,17 @@ def make_step(store: Path, precision: str) -> Callable[[int, int], float]:
     """A full training step of a batch size and a number of points; it returns its seconds."""
     reader = StoreReader(store)
     config = PretrainConfig.model_validate({"cache": store, "out": "unused"})
-    torch.manual_seed(0)
-    model = build_model(config, reader).train()
-    optimizer = make_optimizer(model, config.optim, partial(official_name, "pretraining"))
-    axes = torch.from_numpy(reader.view_axes)
+    train = TrainingStep(reader, config, pick_dtype(precision, torch.device("cpu")))
     stored = reader.read(np.arange(len(reader)))
     whole = {name: torch.from_numpy(array) for name, array in stored.items()}
-    is_bfloat16 = pick_dtype(precision, torch.device("cpu")) == torch.bfloat16
 
     def step(batch: int, n_points: int) -> float:
         begin = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
-            output = pretraining_step(
-                model,
-                {name: tensor[:batch] for name, tensor in whole.items()},
-                config.model_copy(update={"points": n_points}),
-                axes,
-                torch.Generator().manual_seed(0),
-            )
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        train(
+            {name: tensor[:batch] for name, tensor in whole.items()},
+            torch.Generator().manual_seed(0),
+            config.model_copy(update={"points": n_points}),
+        )
         return time.perf_counter() - begin
 
     return step
@@ -175,16 +162,6 @@ def memory_of_step(store: Path, precision: str, batch: int, n_points: int) -> fl
     for _ in range(2):  # the optimizer's moments come with the first
         step(batch, n_points)
     return peak_megabytes() - before
-
-
-def peak_megabytes() -> float:
-    """Peak resident memory of this process so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would also count the process that started this one
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def measure_stores(folder: Path, options: argparse.Namespace) -> dict[str, Table]:
@@ -238,17 +215,10 @@ def write_sparse_store(path: Path, n_shapes: int) -> None:
 
 def measure_reader(folder: Path, options: argparse.Namespace) -> dict[str, Table]:
     """Shapes per second by the number of threads."""
-    n_shapes = 64 if options.quick else 512
     path = folder / "reader.zarr"
-    write_store(path, n_shapes, USUAL[1])
-
-    def read_epoch(reader: StoreReader) -> int:
-        return sum(len(batch["index"]) for batch in reader.batches(READ, seed=0, epoch=0))
-
+    write_store(path, 64 if options.quick else 512, USUAL[1])
     threads = THREADS[:2] if options.quick else THREADS
-    ways = {str(n): partial(read_epoch, StoreReader(path, threads=n)) for n in threads}
-    rates = alternate(ways, options.turns)
-    return {"reader_shapes_per_s_by_threads": {int(n): rate for n, rate in rates.items()}}
+    return {"reader_shapes_per_s_by_threads": rates_by_threads(path, threads, options.turns)}
 
 
 if __name__ == "__main__":

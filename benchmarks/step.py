@@ -29,21 +29,26 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from reader import write_store
-from scaling import peak_megabytes
+from reader import peak_megabytes, write_store
+from torch import Tensor
 
 from i2pmae.allocator import keep_freed_memory
+from i2pmae.checkpoints.official import official_name
 from i2pmae.config import PretrainConfig
-from i2pmae.model.official import official_name
-from i2pmae.stages.pretrain import build_model, pretraining_step
+from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.store.reader import StoreReader
+from i2pmae.training.compiled_step import compile_losses
 from i2pmae.training.optim import make_optimizer
+from i2pmae.training.pretraining import build_model, pretraining_step
 
 BATCH = 8
 IMAGES = 3 * BATCH  # of a unit
 WARM_UP = 3  # steps before any is timed
 PER_TURN = 3  # steps of each way between two units; their median counts
 PEAK_STEPS = 20
+# Measured for the official code on two cores, in units of that run, which took 7.06 s:
+OFFICIAL_STEP = 2.0  # 13.7 s, its 2D and 3D parts together
+OFFICIAL_3D_STEP = 0.44  # 3.0 s, that of its 3D-only parent
 THREE_D_ONLY: dict[str, Any] = {"masking": {"strategy": "random"}, "targets": {"kind": "3d"}}
 WAYS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "fp32": (torch.float32, {}),
@@ -53,6 +58,8 @@ WAYS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "bf16_all": (torch.bfloat16, {"embed": "all"}),
     "fp32_visible": (torch.float32, {"embed": "visible"}),
     "bf16_visible": (torch.bfloat16, {"embed": "visible"}),
+    "fp32_compiled": (torch.float32, {"compile": "default"}),
+    "bf16_compiled": (torch.bfloat16, {"compile": "default"}),
 }
 
 
@@ -61,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
     parser.add_argument("--quick", action="store_true", help="does it run: one turn")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS][:7])
     parser.add_argument("--shapes", type=int, default=512, help="in the store")
     parser.add_argument("--turns", type=int, default=7, help="measurements of each way")
     parser.add_argument("--folder", type=Path, help="where to put the store; default: temporary")
@@ -94,6 +101,10 @@ def measure(store: Path, names: list[str], turns: int) -> dict[str, float]:
     seconds = beside_unit({name: make_step(store, *WAYS[name]) for name in names}, turns)
     unit_seconds = seconds.pop("unit")
     result = {f"units_{name}": median / unit_seconds for name, median in seconds.items()}
+    for name in {"fp32", "bf16"} & seconds.keys():
+        units = result[f"units_{name}"]
+        result[f"speedup_{name}"] = OFFICIAL_STEP / units
+        result[f"speedup_of_sum_{name}"] = (OFFICIAL_STEP + OFFICIAL_3D_STEP) / units
     if {"fp32", "3d_only_fp32"} <= seconds.keys():
         result["guidance_cost"] = seconds["fp32"] / seconds["3d_only_fp32"] - 1
     return {**result, "unit_seconds": unit_seconds}
@@ -120,24 +131,71 @@ def make_step(store: Path, dtype: torch.dtype, settings: dict[str, Any]) -> Call
     config = PretrainConfig.model_validate(
         {"cache": store, "out": "unused", "batch_size": BATCH, **settings}
     )
-    torch.manual_seed(0)
-    model = build_model(config, reader).train()
-    optimizer = make_optimizer(model, config.optim, partial(official_name, "pretraining"))
-    axes = torch.from_numpy(reader.view_axes)
+    train = TrainingStep(reader, config, dtype)
     batches = endless(reader)
-    generator = torch.Generator().manual_seed(0)
+    generator: torch.Generator | None = torch.Generator().manual_seed(0)
+    if config.compile != "off":  # a compiled step draws from torch's own generator
+        train.losses, generator = compile_losses(train.losses), None
 
     def step() -> float:
         begin = time.perf_counter()
-        batch = {name: torch.from_numpy(array) for name, array in next(batches).items()}
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            output = pretraining_step(model, batch, config, axes, generator)
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        train({name: torch.from_numpy(array) for name, array in next(batches).items()}, generator)
         return time.perf_counter() - begin
 
     return step
+
+
+class TrainingStep:
+    """Forward pass, backward pass and AdamW, as `i2pmae pretrain` does them.
+
+    Args:
+        reader: of a store; decides the network's sizes.
+        config: settings.
+        dtype: bfloat16, or float32.
+        device: where the network is.
+        seed: of its weights.
+
+    Attributes:
+        losses: computes the losses of a step; may be replaced by a compiled version.
+    """
+
+    def __init__(
+        self,
+        reader: StoreReader,
+        config: PretrainConfig,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.config, self.device = config, device
+        self.model = build_model(config, reader).to(device).train()
+        self.optimizer = make_optimizer(
+            self.model, config.optim, partial(official_name, "pretraining")
+        )
+        self.losses = losses
+        self._axes = torch.from_numpy(reader.view_axes).to(device)
+        self._reduced = dtype == torch.bfloat16
+
+    def __call__(
+        self,
+        batch: dict[str, Tensor],
+        generator: torch.Generator | None = None,
+        config: PretrainConfig | None = None,
+    ) -> Tensor:
+        """Train on a batch; total, 2D and 3D loss (3,), without gradient."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self._reduced):
+            found = self.losses(self.model, batch, config or self.config, self._axes, generator)
+        found[0].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return found.detach()
+
+
+def losses(model: PretrainingModel, *arguments: Any) -> Tensor:
+    """Total, 2D and 3D loss (3,) of `pretraining_step`."""
+    output = pretraining_step(model, *arguments)
+    return torch.stack([output.loss, output.loss_2d, output.loss_3d])
 
 
 def endless(reader: StoreReader) -> Iterator[dict[str, Any]]:

@@ -97,7 +97,7 @@ def main() -> None:
         dtype=pick_dtype("auto", device),
     )
     points = load_points(options.data, options.shapes, options.points)
-    n_channels = image_model.channels if options.own_channels else CHANNELS
+    n_channels = image_model.info.channels if options.own_channels else CHANNELS
     features, others = encode_shapes(points, image_model, n_channels)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         path = Path(name) / "real.zarr"
@@ -107,7 +107,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({**result, **({"options": smaller} if smaller else {})}))
         return
-    print(f"{len(features)} shapes of {options.data}, {image_model.name}")
+    print(f"{len(features)} shapes of {options.data}, {image_model.info.name}")
     for key, value in result.items():
         print(f"{key:30} {value:12.5f}")
     for key, found in smaller.items():
@@ -141,20 +141,20 @@ def encode_shapes(
 def encode_batch(points: Tensor, image_model: ImageModel, n_channels: int) -> dict[str, Array]:
     """As stage one does, but with grid and channels brought to size."""
     drawn = points[:, : VIEWS.sum_points]
-    size = image_model.image_size
-    seen = render(drawn, fit_pixels(points, AXES, size), AXES, size, VIEWS.depth)
+    size = image_model.info.image_size
+    seen = render(drawn, fit_pixels(points, AXES, size), AXES, size, VIEWS.draw)
     features, saliency = image_model(seen.flatten(0, 1))
     rows, columns = (
         ((torch.arange(wanted) + 0.5) * found / wanted).long()
-        for wanted, found in zip(GRID, image_model.grid, strict=True)
+        for wanted, found in zip(GRID, image_model.info.grid, strict=True)
     )
     saliency = saliency[:, rows][:, :, columns].unflatten(0, seen.shape[:2])
     features = features[:, rows][:, :, columns].unflatten(0, seen.shape[:2])
-    if image_model.channels != n_channels:
-        features = features @ orthonormal(image_model.channels, n_channels)
+    if image_model.info.channels != n_channels:
+        features = features @ orthonormal(image_model.info.channels, n_channels)
     pixel_map = fit_pixels(points, AXES, IMAGE_SIZE)
     read = patches_read(pixels(points, pixel_map, AXES, IMAGE_SIZE), GRID, IMAGE_SIZE)
-    depth = render(drawn, pixel_map, AXES, IMAGE_SIZE, VIEWS.depth)
+    depth = render(drawn, pixel_map, AXES, IMAGE_SIZE, VIEWS.draw)
     return {
         "features": (features.cpu() * read[..., None]).numpy(),
         "saliency": saliency.cpu().numpy(),

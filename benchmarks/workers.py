@@ -4,7 +4,7 @@ Every shape takes `--latency` seconds to load, asleep, as from a slow file syste
 is measured is whether workers wait at the same time, which any number of cores can show. Each way
 has a dask cluster of its own on this machine, of one and of two processes with one thread each,
 started before; the two take turns, after one turn to warm up. A turn is the whole of stage one
-through `i2pmae.stages.extract_2d`: loading every shape to check it, then loading, encoding and
+through `i2pmae.stages.extract_2d`: loading every shape once, encoding and
 writing it. The stores of all turns must be the same byte for byte.
 """
 
@@ -27,8 +27,9 @@ import numpy as np
 from extract import alternate
 
 from i2pmae.config import ExtractConfig, ImageModelConfig, StoreConfig, WorkersConfig
+from i2pmae.extraction import clusters, workers
 from i2pmae.progress import configure
-from i2pmae.stages import extract_2d, workers
+from i2pmae.stages import extract_2d
 
 PRELOAD = """
 import os, time
@@ -83,7 +84,7 @@ def scaling(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     return {
         "speedup_2_workers": float(np.median(seconds["1"] / seconds["2"])),
         **{f"seconds_{n}": float(np.median(taken)) for n, taken in seconds.items()},
-        "asleep_seconds": 2 * options.latency * options.shapes,  # of one worker: loaded twice
+        "asleep_seconds": options.latency * options.shapes,  # of one worker
     }
 
 
@@ -98,8 +99,8 @@ def late_loading(folder: Path, latency: float) -> dict[str, Any]:
 def cluster(n_workers: int) -> Iterator[Any]:
     """The workers that `--workers` would start, one thread each."""
     with (
-        mock.patch.object(workers, "_DASHBOARD", "127.0.0.1:0"),
-        workers._local_cluster(n_workers, 1) as found,
+        mock.patch.object(clusters, "_DASHBOARD", "127.0.0.1:0"),
+        clusters.local_cluster(n_workers, 1) as found,
     ):
         found.wait_for_workers(n_workers)
         yield found
@@ -123,7 +124,7 @@ def turn(
     )
 
     def call() -> None:
-        with mock.patch.object(workers, "_local_cluster") as start:
+        with mock.patch.object(workers, "local_cluster") as start:
             start.return_value = nullcontext(started)
             extract_2d.run(config)
         found.add(checksum(path))

@@ -1,33 +1,31 @@
-"""Settings of every stage: frozen pydantic models, and recipes that fill them.
+"""Settings of every command: frozen pydantic models in which each field has its sentence.
 
-Precedence: default, then recipe (`--recipe`), then `--set key.sub=value`, then a command's own
-options. Defaults are the paper's settings. Unknown keys are errors.
+Defaults are the paper's settings; unknown keys are errors. Recipes fill these models
+(`i2pmae.recipes`); the command line's options and the keywords of the Python API are made from
+their fields (`i2pmae.commands`).
 """
 
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Collection, Mapping, Sequence
-from importlib import resources
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
+    PlainSerializer,
     field_validator,
     model_validator,
 )
 
 from i2pmae.errors import ConfigError
-from i2pmae.suggest import suggestion
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
-Pooling = Literal["max", "max-mean", "levels"]
+from i2pmae.urls import as_typed
 
 
 class Config(BaseModel):
@@ -36,18 +34,97 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+@dataclass(frozen=True)
+class Option:
+    """How the command line shows a setting, where the field's name and type do not say it.
+
+    Every setting of a command is an option under its own name. A setting of a table, such as
+    `views.draw`, is one only where this gives it a name.
+    """
+
+    name: str | None = None
+    metavar: str | None = None
+
+
+def _split_at_commas(value: Any) -> Any:
+    """Several values as the command line gives them: `0,1,2`."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+CommaSeparated = BeforeValidator(_split_at_commas)
+
+# A path that may be a name as well; see i2pmae.checkpoints.names.
+CHECKPOINT = PlainSerializer(lambda path: path and as_typed(path), when_used="json")
+SHIPPED_DEFAULT = "i2pmae-small"  # where no checkpoint is given
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+Pooling = Literal["max", "sum", "max-mean", "levels"]
+
+_DATA = (
+    "Folder of shapes: meshes, ModelNet, ShapeNet-55, ScanObjectNN, point clouds; a store; or "
+    "'procedural', or 'procedural-random:30000'."
+)
+DataField = Annotated[Path, Field(description=_DATA)]
+EncoderField = Annotated[
+    Path,
+    CHECKPOINT,
+    Field(description="File, name that 'i2pmae models' lists, or hf://OWNER/NAME[@REVISION]."),
+]
+StoreField = Annotated[Path, Field(description="Store, or a folder that holds exactly one.")]
+LimitField = Annotated[
+    int | None,
+    Field(gt=0, description="Use only the first N shapes; of each split, where two are used."),
+]
+SeedField = Annotated[int, Field(ge=0, description="Random seed.")]
+DeviceField = Annotated[Device, Field(description="Where to compute.")]
+PrecisionField = Annotated[
+    Precision, Field(description="Precision; auto uses bf16 where the device is fast at it.")
+]
+OnErrorField = Annotated[
+    Literal["stop", "skip"], Field(description="What to do at a shape that cannot be used.")
+]
+PoolingField = Annotated[
+    Pooling,
+    Field(
+        description="Pooling of tokens into one feature: maximum of the coarsest level, maximum "
+        "and mean summed (Point-M2AE) or side by side, or both of all levels."
+    ),
+]
+TrackField = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...],
+    Field(description="Log metrics there as well; repeatable."),
+]
+UpField = Annotated[Literal["y", "z"], Field(description="Axis that points up in the pictures.")]
+RunField = Annotated[Path, Field(description="Folder of this run.")]
+FirstPointsField = Annotated[
+    int | None,
+    Field(gt=0, description="Use the first N points of each shape; default: by layout."),
+]
+
+
 class EncoderConfig(Config):
     """The hierarchical encoder (Point-M2AE's), section 3.1 of the paper."""
 
-    n_centers: tuple[int, ...] = (512, 256, 64)  # tokens per level, fine to coarse
-    group_sizes: tuple[int, ...] = (16, 8, 8)  # neighbors per token
-    widths: tuple[int, ...] = (96, 192, 384)  # channels per level
-    depths: tuple[int, ...] = (5, 5, 5)  # transformer blocks per level
-    embedding_width: int = Field(128, gt=0)  # first width of the level-0 mini-PointNet
-    n_heads: int = Field(6, gt=0)
-    drop_path: float = Field(0.1, ge=0, lt=1)  # of the last block; grows linearly from 0
-    init: Literal["paper", "torch"] = "paper"  # weights before training; see docs/results.md
-    radii: tuple[float, ...] | None = None  # attend only to centers closer than this, per level
+    n_centers: tuple[int, ...] = Field(
+        (512, 256, 64), description="Tokens per level, fine to coarse."
+    )
+    group_sizes: tuple[int, ...] = Field((16, 8, 8), description="Neighbors per token, per level.")
+    widths: tuple[int, ...] = Field((96, 192, 384), description="Channels per level.")
+    depths: tuple[int, ...] = Field((5, 5, 5), description="Transformer blocks per level.")
+    embedding_width: int = Field(
+        128, gt=0, description="First width of the mini-PointNet that embeds level 0."
+    )
+    n_heads: int = Field(6, gt=0, description="Attention heads.")
+    drop_path: float = Field(
+        0.1, ge=0, lt=1, description="Drop-path rate of the last block; grows linearly from 0."
+    )
+    init: Literal["paper", "torch"] = Field(
+        "paper", description="Initialization of the weights; see the results page."
+    )
+    radii: tuple[float, ...] | None = Field(
+        None, description="Attend only to centers closer than this, per level; none: to all."
+    )
 
     @model_validator(mode="after")
     def _levels_agree(self) -> Self:
@@ -91,78 +168,181 @@ class EncoderConfig(Config):
 class MaskingConfig(Config):
     """2D-guided masking, section 3.3 of the paper."""
 
-    strategy: Literal["2d-guided", "random"] = "2d-guided"
-    ratio: float = Field(0.8, gt=0, lt=1)  # share of coarsest-level tokens hidden from the encoder
-    standardize: bool = False  # saliency to zero mean and unit deviation per shape first
-    temperature: float = Field(1.0, gt=0)  # of the softmax over centers; small = greedy
+    strategy: Annotated[Literal["2d-guided", "random"], Option("masking")] = Field(
+        "2d-guided", description="How the visible tokens are chosen: by 2D saliency or at random."
+    )
+    ratio: float = Field(
+        0.8, gt=0, lt=1, description="Share of coarsest-level tokens hidden from the encoder."
+    )
+    standardize: bool = Field(
+        False, description="Standardize the saliency of each shape (zero mean, unit variance)."
+    )
+    temperature: Annotated[float, Option("temperature")] = Field(
+        1.0, gt=0, description="Temperature of the masking's softmax over centers; small is greedy."
+    )
 
 
 class TargetConfig(Config):
     """What the decoder reconstructs, sections 3.2 and 3.4 of the paper."""
 
-    kind: Literal["both", "2d", "3d"] = "both"
-    tokens_2d: Literal["visible", "masked", "all"] = "visible"  # that 2D features are asked of
-    standardize: bool = False  # 2D targets to mean 0 and deviation 1, channel by channel
-    remove_shape_mean: bool = False  # 2D targets less their mean over the shape, view by view
-    weight_2d: float = Field(1.0, ge=0)
-    weight_3d: float = Field(1.0, ge=0)
+    kind: Annotated[Literal["both", "2d", "3d"], Option("targets")] = Field(
+        "both", description="Reconstruction targets: 2D features, 3D coordinates, or both."
+    )
+    tokens_2d: Literal["visible", "masked", "all"] = Field(
+        "visible", description="Tokens that predict 2D features."
+    )
+    standardize: bool = Field(
+        False, description="Standardize 2D targets channel by channel (zero mean, unit variance)."
+    )
+    remove_shape_mean: bool = Field(
+        False, description="Subtract from 2D targets their mean over the shape, view by view."
+    )
+    weight_2d: float = Field(1.0, ge=0, description="Weight of the 2D loss.")
+    weight_3d: float = Field(1.0, ge=0, description="Weight of the 3D loss.")
 
 
 class AugmentConfig(Config):
     """Random change of a cloud; each step is skipped at its neutral value."""
 
-    scale: tuple[float, float] = (1.0, 1.0)  # range of the factor
-    scale_per_axis: bool = True  # one factor per axis, or one per cloud
-    shift: float = Field(0.0, ge=0)  # largest translation per axis
-    rotation: float = Field(0.0, ge=0, le=180)  # largest angle about the y axis, degrees
+    scale: tuple[float, float] = Field((1.0, 1.0), description="Range of the scaling factor.")
+    scale_per_axis: bool = Field(
+        True, description="Draw one scaling factor per axis instead of one per cloud."
+    )
+    shift: float = Field(0.0, ge=0, description="Largest translation along each axis.")
+    rotation: float = Field(
+        0.0, ge=0, le=180, description="Largest rotation about the y axis, in degrees."
+    )
 
 
 class OptimConfig(Config):
     """AdamW with a cosine schedule."""
 
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    warmup_epochs: float = Field(10, ge=0)  # may be a part of one
-    cosine_epochs: int = Field(300, gt=0)  # epoch at which the cosine reaches min_lr
-    min_lr: float = Field(1e-6, ge=0)
-    schedule: Literal["epoch", "step"] = "epoch"  # how often the rate is set
-    clip_norm: float | None = Field(None, gt=0)
-    decay_rule: Literal["norms-and-tokens", "official"] = "norms-and-tokens"
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay.")
+    warmup_epochs: float = Field(
+        10, ge=0, description="Epochs of linear warm-up; may be a fraction."
+    )
+    cosine_epochs: int = Field(
+        300, gt=0, description="Epoch at which the cosine reaches the minimum learning rate."
+    )
+    min_lr: float = Field(1e-6, ge=0, description="Minimum learning rate.")
+    schedule: Literal["epoch", "step"] = Field(
+        "epoch", description="When the learning rate is updated."
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="Clip gradients to this norm; none: no clipping."
+    )
+    decay_rule: Literal["norms-and-tokens", "official"] = Field(
+        "norms-and-tokens", description="Which parameters are exempt from weight decay."
+    )
 
 
 class ImageModelConfig(Config):
     """The frozen 2D network."""
 
-    name: str = "ViT-B-16-quickgelu"
-    pretrained: str | None = None  # a tag, a local weights file or 'random'; None: the usual tag
-    image_size: int | None = None  # None: the network's own resolution
-    normalization: Literal["own", "imagenet"] = "own"
-    block: int | None = Field(None, gt=0)  # of a transformer, that features are of; None: the last
+    name: Annotated[str, Option("image_model", "NAME")] = Field(
+        "ViT-B-16-quickgelu",
+        description="2D network: open_clip name, timm:NAME or efficientnet-lite0-packaged.",
+    )
+    pretrained: Annotated[str | None, Option("pretrained", "TAG|FILE")] = Field(
+        None, description="Tag of the weights, a local file, or 'random'; default: the usual tag."
+    )
+    image_size: Annotated[int | None, Option("image_size")] = Field(
+        None, description="Pixels per side of a depth map; default: the network's own resolution."
+    )
+    normalization: Literal["own", "imagenet"] = Field(
+        "own", description="Mean and standard deviation of the images: the network's or ImageNet's."
+    )
+    block: int | None = Field(
+        None,
+        gt=0,
+        description="Transformer block whose features are used, counted from 1; none: the last.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the network by torch.compile: a minute at the start, then faster on a "
+        "GPU; features change in their last digits.",
+    )
+
+
+Pose = Literal["axis", "upright", "oblique"]
+Draw = Literal["sum", "nearest", "surface-depth", "surface-normals", "surface-shaded"]
+
+RENAMED = {"views.depth": "views.draw"}  # settings of earlier versions, whose recipes still work
+
+
+def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which those of earlier versions have their present names."""
+    found = dict(values)
+    for old, new in RENAMED.items():
+        (table, name), (_, present) = old.split("."), new.split(".")
+        held = found.get(table)
+        if isinstance(held, Mapping) and name in held and present not in held:
+            found[table] = {present if key == name else key: held[key] for key in held}
+    return found
 
 
 class ViewConfig(Config):
-    """Depth maps, section 3.2 of the paper."""
+    """Pictures of a shape, section 3.2 of the paper."""
 
-    n_views: int = Field(3, gt=0, le=64)
-    depth: Literal["sum", "nearest"] = "sum"
-    sum_points: int = Field(2048, gt=0)  # points that `sum` renders; `nearest` renders all
+    n_views: Annotated[int, Option("views")] = Field(
+        3, gt=0, le=64, description="Pictures per shape: 1, 3, 6 or any other number."
+    )
+    pose: Annotated[Pose, Option("pose")] = Field(
+        "axis",
+        description="How to look at a shape: along its axes (official), along its axes with y up "
+        "in the picture, or from around and above.",
+    )
+    draw: Annotated[Draw, Option("draw")] = Field(
+        "sum",
+        description="What a pixel shows: the summed depths of its points (official), the nearest "
+        "point's (z-buffer), or depth, normals or gray shading of the mesh itself.",
+    )
+    sum_points: int = Field(2048, gt=0, description="Points that `sum` draws; `nearest` draws all.")
+    visible_only: bool = Field(
+        False,
+        description="Leave points out of the target and the saliency of views that do not see "
+        "them.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        return with_new_names({"views": values})["views"]
+
+    @property
+    def of_surfaces(self) -> bool:
+        """Whether meshes are drawn, not points."""
+        return self.draw.startswith("surface-")
 
 
 class StoreConfig(Config):
     """How the store is written."""
 
-    dtype: Literal["int8", "float16", "float32"] = "int8"
-    int8_step: float = Field(0.1, gt=0, le=1)  # rounding, in root mean squares of a channel
-    shard_size: int = Field(64, gt=0)  # shapes per shard
+    dtype: Annotated[Literal["int8", "float16", "float32"], Option("dtype")] = Field(
+        "int8", description="Data type of the stored features."
+    )
+    int8_step: float = Field(
+        0.1, gt=0, le=1, description="Quantization step of int8, in root mean squares of a channel."
+    )
+    shard_size: int = Field(64, gt=0, description="Shapes per shard.")
 
 
 class WorkersConfig(Config):
-    """Who does stage one: this process, or workers of dask."""
+    """Where extraction runs: in this process or on dask workers."""
 
-    count: int | None = Field(None, gt=0)  # processes of this machine, or with `slurm` of jobs
-    threads: int | None = Field(None, gt=0)  # of each local process; None: they share the cores
-    scheduler: str | None = None  # address of a running dask scheduler
-    slurm: Path | None = None  # TOML file with the arguments of dask-jobqueue's SLURMCluster
+    count: Annotated[int | None, Option("workers")] = Field(
+        None, gt=0, description="Processes that share the work, one image model each."
+    )
+    threads: int | None = Field(
+        None, gt=0, description="Threads per local process; none: the cores are shared equally."
+    )
+    scheduler: Annotated[str | None, Option("scheduler", "ADDRESS")] = Field(
+        None, description="Address of a running dask scheduler whose workers do it: tcp://HOST:8786"
+    )
+    slurm: Annotated[Path | None, Option("slurm", "FILE")] = Field(
+        None, description="TOML for dask-jobqueue: --workers are Slurm jobs."
+    )
 
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:
@@ -178,54 +358,130 @@ class WorkersConfig(Config):
         return any(value is not None for value in (self.count, self.scheduler, self.slurm))
 
 
-class ExtractConfig(Config):
+class ReadingConfig(Config):
+    """How files of a data set are read, whatever for."""
+
+    layout: str = Field("auto", description="Layout of DATA, where detection is not enough.")
+    prefer: str | None = Field(
+        None, description="Ending that is read where one name has several, as obj or stl."
+    )
+    classes: Literal["auto", "folders", "none", "1", "2", "3", "4"] = Field(
+        "auto",
+        description="Which folders of DATA are classes: told from their names (auto), the first "
+        "that differ (folders), none, or those of a level, not counting folders of splits.",
+    )
+    up: Literal["x", "y", "z"] = Field(
+        "y", description="Axis of the files that points up; shapes are turned so that it is y."
+    )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `open_source`."""
+        return {
+            "layout": self.layout,
+            "prefer": self.prefer,
+            "classes": self.classes,
+            "up": self.up,
+        }
+
+
+class EncodingConfig(ReadingConfig):
+    """How a frozen encoder is applied to a data set."""
+
+    data: DataField
+    limit: LimitField = None
+    points: FirstPointsField = None
+    pooling: PoolingField = "max"
+    batch_size: int = Field(32, gt=0, description="Shapes per batch.")
+    seed: SeedField = 0
+    device: DeviceField = "auto"
+    precision: PrecisionField = "fp32"
+
+
+class TrainingConfig(Config):
+    """What the training loop needs to know, whatever the network learns."""
+
+    accumulate: int = Field(
+        1, gt=0, description="Parts into which a step's shapes are split, to save memory."
+    )
+    synchronize_norms: bool = Field(
+        True, description="Share BatchNorm statistics among all processes."
+    )
+    seed: SeedField = 0
+    track: TrackField = ()
+    device: DeviceField = "auto"
+    precision: PrecisionField = "auto"
+    save_minutes: float = Field(
+        10.0, gt=0, description="Minutes between updates of the last checkpoint."
+    )
+
+
+class ExtractConfig(ReadingConfig):
     """Settings of `i2pmae extract-2d`."""
 
-    data: Path
-    cache: Path = Path("cache")
-    layout: str = "auto"
-    split: str = "train"
-    limit: int | None = Field(None, gt=0)
-    points: int = Field(8192, gt=0)  # stored per shape
-    on_error: Literal["stop", "skip"] = "stop"
-    batch_size: int = Field(8, gt=0)  # shapes per call of the image model
-    seed: int = Field(0, ge=0)
-    device: Device = "auto"
-    precision: Precision = "auto"
+    data: DataField
+    cache: Path = Field(Path("cache"), description="Store to write, or a folder for NAME.zarr.")
+    split: str = Field("train", description="Split to extract: train, test or all.")
+    limit: LimitField = None
+    part: Annotated[str | None, Option("part", "N/OF")] = Field(
+        None,
+        description="Write one of so many parts of the store, as 3/16; others may run meanwhile.",
+    )
+    points: int = Field(8192, gt=0, description="Points stored per shape.")
+    on_error: OnErrorField = "stop"
+    batch_size: int = Field(8, gt=0, description="Shapes per batch of the image model.")
+    loaders: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that read shapes; 0: threads; default: as many as repay.",
+    )
+    seed: SeedField = 0
+    device: DeviceField = "auto"
+    precision: PrecisionField = "auto"
     image_model: ImageModelConfig = ImageModelConfig()
     views: ViewConfig = ViewConfig()
     store: StoreConfig = StoreConfig()
     workers: WorkersConfig = WorkersConfig()
 
+    @field_validator("part")
+    @classmethod
+    def _part_of_a_whole(cls, part: str | None) -> str | None:
+        numbers = re.fullmatch(r"0*([1-9]\d{0,5})/0*([1-9]\d{0,5})", part or "1/1")
+        if numbers is None or int(numbers[1]) > int(numbers[2]):
+            raise ValueError("expected a number and how many parts there are: from 1/16 to 16/16")
+        return part and f"{numbers[1]}/{numbers[2]}"
 
-class SvmCheckConfig(Config):
+
+class SvmCheckConfig(ReadingConfig):
     """Linear SVM on frozen features while pre-training runs."""
 
-    data: Path | None = None
-    every: int = Field(10, gt=0)  # epochs
-    C: float = Field(0.01, gt=0)
-    points: int = Field(1024, gt=0)
+    data: Annotated[Path | None, Option("svm_data")] = Field(
+        None, description="Labeled data set for a linear SVM while training."
+    )
+    every: int = Field(10, gt=0, description="Epochs between evaluations.")
+    C: float = Field(0.01, gt=0, description="Regularization of the SVM.")
+    points: int = Field(1024, gt=0, description="Use the first N points of each shape.")
 
 
-class PretrainConfig(Config):
+class PretrainConfig(TrainingConfig):
     """Settings of `i2pmae pretrain`."""
 
-    cache: Path = Path("cache")
-    out: Path
-    split: str = "train"
-    epochs: int = Field(300, gt=0)
-    batch_size: int = Field(64, gt=0)  # shapes per step, all processes together
-    accumulate: int = Field(1, gt=0)  # parts that a step's shapes are worked on in, one by one
-    synchronize_norms: bool = True  # BatchNorm's statistics over all processes, or each its own
-    points: int = Field(2048, gt=0)
-    seed: int = Field(0, ge=0)
-    track: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
-    device: Device = "auto"
-    precision: Precision = "auto"
-    checkpoint_every: int = Field(25, gt=0)  # epochs between kept checkpoints
-    save_minutes: float = Field(10.0, gt=0)  # minutes between saves of the last checkpoint
+    cache: StoreField = Path("cache")
+    out: RunField = Path("runs/pretrain")
+    split: str = Field("train", description="Split of the store to train on.")
+    epochs: int = Field(300, gt=0, description="Passes over the store.")
+    batch_size: int = Field(64, gt=0, description="Shapes per step, over all processes.")
+    points: int = Field(2048, gt=0, description="Points per shape that the network sees.")
+    compile: Literal["off", "default", "reduce-overhead", "cuda-graph"] = Field(
+        "off",
+        description="Run each step from a graph: captured as it is (cuda-graph), or compiled by "
+        "torch.compile, with (reduce-overhead) or without a CUDA graph.",
+    )
+    checkpoint_every: int = Field(25, gt=0, description="Epochs between checkpoints that are kept.")
     encoder: EncoderConfig = EncoderConfig()
-    embed: Literal["all", "visible"] = "all"  # groups embedded in pre-training
+    embed: Literal["all", "visible"] = Field(
+        "all", description="Groups that are embedded: all, or the visible ones only."
+    )
     masking: MaskingConfig = MaskingConfig()
     targets: TargetConfig = TargetConfig()
     augment: AugmentConfig = AugmentConfig(scale=(2 / 3, 3 / 2), shift=0.2)
@@ -233,98 +489,189 @@ class PretrainConfig(Config):
     svm: SvmCheckConfig = SvmCheckConfig()
 
 
-class SvmConfig(Config):
+class SvmConfig(EncodingConfig):
     """Settings of `i2pmae svm`."""
 
-    checkpoint: Path | None = None  # None: the default network with random weights
-    random_weights: bool = False  # take only the network's size from the checkpoint
-    data: Path
-    layout: str = "auto"
-    points: int | None = Field(None, gt=0)  # first points of each shape; None: by layout
-    C: float | None = Field(None, gt=0)  # None: the published one, else by cross-validation
-    draws: int = Field(1, gt=0)  # parts of a shape's points whose features are averaged
-    pooling: Pooling = "max"  # of tokens: the coarsest ones' maximum, or with mean, of all levels
-    batch_size: int = Field(32, gt=0)
-    limit: int | None = Field(None, gt=0)
-    seed: int = Field(0, ge=0)
-    device: Device = "auto"
-    precision: Precision = "fp32"
+    checkpoint: Annotated[
+        Path | None,
+        CHECKPOINT,
+        BeforeValidator(lambda value: None if str(value) == "random" else value),
+    ] = Field(
+        None,
+        description="File, name that 'i2pmae models' lists, hf://OWNER/NAME, or 'random' for "
+        "random weights.",
+    )
+    random_weights: bool = Field(
+        False, description="Use the checkpoint's architecture with random weights."
+    )
+    C: float | None = Field(
+        None,
+        gt=0,
+        description="Regularization of the SVM; default: the published value of this data set, "
+        "else by cross-validation.",
+    )
+    draws: int = Field(
+        1, gt=0, description="Subsets of a shape's points whose features are averaged."
+    )
     encoder: EncoderConfig = EncoderConfig()  # used without a checkpoint
 
 
-class EmbedConfig(Config):
+class EmbedConfig(EncodingConfig):
     """Settings of `i2pmae embed`."""
 
-    checkpoint: Path
-    data: Path
-    out: Path = Path("vectors.npz")
-    layout: str = "auto"
-    split: str = "all"
-    limit: int | None = Field(None, gt=0)
-    points: int | None = Field(None, gt=0)  # first points of each shape; None: by layout
-    pooling: Pooling = "max"  # as the linear SVM's
-    on_error: Literal["stop", "skip"] = "stop"
-    batch_size: int = Field(32, gt=0)
-    seed: int = Field(0, ge=0)
-    device: Device = "auto"
-    precision: Precision = "fp32"
+    checkpoint: EncoderField = Path(SHIPPED_DEFAULT)
+    out: Path = Field(
+        Path("vectors.npz"), description="File to write: .npz, or .parquet for data frames."
+    )
+    split: str = Field("all", description="Split to embed: train, val, test or all.")
+    dense: bool = Field(
+        False, description="Also write features of every point, a file per shape, and a picture."
+    )
+    on_error: OnErrorField = "stop"
+
+
+class PredictConfig(ReadingConfig):
+    """Settings of `i2pmae predict`."""
+
+    checkpoint: Annotated[Path, CHECKPOINT] = Field(
+        description="Fine-tuned: file of a classifier or a segmenter, or hf://OWNER/NAME."
+    )
+    shapes: Annotated[tuple[Path, ...], Option(metavar="SHAPES...")] = Field(
+        min_length=1, description="Files of shapes, or one folder, data set or store."
+    )
+    out: Path = Field(
+        Path("predictions.csv"), description="Table to write: .csv, .parquet or .json."
+    )
+    top: int = Field(3, gt=0, description="Likeliest classes that are written per shape.")
+    vote: int = Field(
+        0, ge=0, description="Random draws of points whose logits are averaged; 0: one look."
+    )
+    split: str = Field("all", description="Split to predict: train, val, test or all.")
+    limit: LimitField = None
+    points: int | None = Field(
+        None, gt=0, description="Points per shape; default: as the checkpoint was trained."
+    )
+    category: str | None = Field(
+        None, description="Segmenters: category of all shapes, where their class does not say it."
+    )
+    format: Literal["ply", "npz"] = Field(
+        "ply", description="Segmenters: file format of points with their parts."
+    )
+    variant: Literal["obj", "pb-t50-rs"] = Field(
+        "obj", description="Variant of an official ScanObjectNN checkpoint, which does not say it."
+    )
+    on_error: OnErrorField = "skip"
+    batch_size: int = Field(32, gt=0, description="Shapes per batch.")
+    seed: SeedField = 0
+    device: DeviceField = "auto"
+    precision: PrecisionField = "fp32"
+
+
+class EvaluateConfig(EncodingConfig):
+    """Settings of `i2pmae evaluate`."""
+
+    checkpoint: EncoderField = Path(SHIPPED_DEFAULT)
+    cache: Path | None = Field(
+        None, description="Store with the same shapes: its pooled 2D features are compared too."
+    )
+    folds: int = Field(
+        5, gt=1, description="Parts of cross-validation, where DATA has no test split."
+    )
+    bootstrap: int = Field(
+        1000, gt=0, description="Draws of test shapes that give the 95% intervals."
+    )
+    on_error: OnErrorField = "stop"
 
 
 class SimilarConfig(Config):
     """Settings of `i2pmae similar`."""
 
-    vectors: Path
-    query: str  # id of a shape in `vectors`, or a file that holds one shape
-    checkpoint: Path | None = None  # None: the one that made `vectors`
-    top: int = Field(5, gt=0)
-    picture: Path | None = None
-    data: Path | None = None  # None: where the shapes lay when `vectors` was made
-    up: Literal["y", "z"] = "y"  # in the picture
-    device: Device = "auto"
+    vectors: Path = Field(description="File that 'i2pmae embed' wrote.")
+    query: Annotated[str, Option(metavar="QUERY_ID|FILE")] = Field(
+        description="Id of a shape in VECTORS, or a file that holds one shape."
+    )
+    checkpoint: Annotated[Path | None, CHECKPOINT] = Field(
+        None, description="The checkpoint that made VECTORS, if it has moved."
+    )
+    top: int = Field(5, gt=0, description="Number of neighbors.")
+    picture: Path | None = Field(
+        None, description="Draw the query and its neighbors: .png, .pdf or .svg."
+    )
+    data: Path | None = Field(None, description="The shapes to draw, if they have moved.")
+    up: UpField = "y"
+    device: DeviceField = "auto"
 
 
 class ShowConfig(Config):
     """Settings of `i2pmae show`."""
 
-    cache: Path
-    ids: tuple[str, ...] = ()  # of shapes; none: one of each of the first classes
-    out: Path = Path("pictures")
-    checkpoint: Path | None = None  # of pre-training; adds what it reconstructs
-    format: Literal["png", "svg", "pdf"] = "png"
-    points: int | None = Field(None, gt=0)  # per shape
-    up: Literal["y", "z"] = "y"
-    seed: int = Field(0, ge=0)  # of the points and masks
+    cache: StoreField
+    ids: Annotated[tuple[str, ...], Option(metavar="ID...")] = Field(
+        (), description="Ids of shapes; default: one of each of the first classes."
+    )
+    out: Path = Field(Path("pictures"), description="Folder for the pictures.")
+    checkpoint: Annotated[Path | None, CHECKPOINT] = Field(
+        None, description="Pre-trained checkpoint: adds what it reconstructs and predicts."
+    )
+    format: Literal["png", "svg", "pdf"] = Field("png", description="File format.")
+    points: int | None = Field(None, gt=0, description="Points per shape.")
+    up: UpField = "y"
+    seed: SeedField = 0
 
 
 class ReportConfig(Config):
     """Settings of `i2pmae report`."""
 
-    subject: Path  # folder of a run, or a store
-    out: Path = Path("report.html")
-    cache: Path | None = None  # the run's store, where it lies elsewhere now
-    data: Path | None = None  # the run's labelled shapes, likewise
-    shapes: int = Field(48, ge=0, le=120)  # that turn on the page
-    map: int = Field(500, ge=0, le=1000)  # shapes on the map
-    up: Literal["y", "z"] = "y"
-    seed: int = Field(0, ge=0)  # of the choice of shapes, points and masks
-    device: Device = "auto"
+    subjects: Annotated[tuple[Path, ...], Option(metavar="RUN|CACHE...")] = Field(
+        min_length=1,
+        max_length=16,
+        description="Folder of a run, or a store; several runs are compared on one page.",
+    )
+    out: Path = Field(Path("report.html"), description="Page to write.")
+    title: str | None = Field(None, description="Title of the page; default: the subject's name.")
+    cache: Path | None = Field(None, description="The store of the run, if it has moved.")
+    data: Path | None = Field(
+        None, description="The labeled shapes of the run, if they have moved."
+    )
+    shapes: int = Field(48, ge=0, le=120, description="Shapes in 3D on the page.")
+    map: int = Field(500, ge=0, le=1000, description="Shapes on the map.")
+    up: UpField = "y"
+    seed: SeedField = 0
+    device: DeviceField = "auto"
+
+    @field_validator("subjects", mode="before")
+    @classmethod
+    def _one_or_several(cls, subjects: Any) -> Any:
+        return (subjects,) if isinstance(subjects, str | Path) else subjects
+
+    @property
+    def subject(self) -> Path:
+        """The only one, or the first."""
+        return self.subjects[0]
 
 
 class ZeroShotConfig(Config):
     """Settings of `i2pmae zero-shot`."""
 
-    cache: Path
-    classes: tuple[str, ...] = ()  # names of classes; none: the store's
-    templates: tuple[str, ...] = (  # prompts; averaged
-        "a depth map of a {}",
-        "a grayscale depth map of a {}",
-        "a point cloud depth map of a {}",
-        "a 3D model of a {}",
-        "a silhouette of a {}",
+    cache: StoreField
+    classes: Annotated[tuple[str, ...], CommaSeparated, Option(metavar="NAME,NAME...")] = Field(
+        (), description="Class names to choose from; default: those of the store."
     )
-    split: str = "all"
-    pretrained: str | None = None  # the store's weights, if they lie elsewhere now
-    batch_size: int = Field(32, gt=0)
+    templates: Annotated[tuple[str, ...], Option("template")] = Field(
+        (
+            "a depth map of a {}",
+            "a grayscale depth map of a {}",
+            "a point cloud depth map of a {}",
+            "a 3D model of a {}",
+            "a silhouette of a {}",
+        ),
+        description="Prompt with {} for the class; repeatable, the features are averaged.",
+    )
+    split: str = Field("all", description="Split to classify: train, test or all.")
+    pretrained: str | None = Field(
+        None, description="The CLIP weights of the store, if they have moved."
+    )
+    batch_size: int = Field(32, gt=0, description="Shapes per batch.")
 
     @model_validator(mode="after")
     def _templates_have_a_place(self) -> Self:
@@ -339,32 +686,46 @@ class ZeroShotConfig(Config):
 class HeadConfig(Config):
     """Classification head."""
 
-    pooling: Literal["sum", "concat"] = "sum"  # of the mean and maximum over tokens
-    width: int = Field(256, gt=0)
-    dropout: float = Field(0.5, ge=0, lt=1)
+    pooling: Literal["sum", "concat"] = Field(
+        "sum", description="How the mean and the maximum over tokens are combined."
+    )
+    kind: Literal["mlp", "probe"] = Field(
+        "mlp",
+        description="The paper's three layers, or two that are fitted to a pre-trained encoder's "
+        "features before anything is trained; embeddings of groups then stay as they are.",
+    )
+    width: int = Field(256, gt=0, description="Width of the hidden layers.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout rate.")
 
 
 class SegmentHeadConfig(Config):
     """Head per point of part segmentation."""
 
-    level_widths: tuple[int, int] = (1536, 1024)  # layers that bring a level to the points
-    widths: tuple[int, int, int] = (1024, 512, 256)  # layers over all levels
-    dropout: float = Field(0.5, ge=0, lt=1)
+    level_widths: tuple[int, int] = Field(
+        (1536, 1024), description="Widths of the layers that propagate a level to the points."
+    )
+    widths: tuple[int, int, int] = Field(
+        (1024, 512, 256), description="Widths of the layers over all levels."
+    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout rate.")
 
 
 class FewShotConfig(Config):
     """Episodes of few-shot classification; every pair of ways and shots is a setting."""
 
-    ways: tuple[int, ...] = Field((5, 10), min_length=1)  # classes per episode
-    shots: tuple[int, ...] = Field((10, 20), min_length=1)  # training shapes per class
-    folds: int = Field(10, gt=0)  # episodes per setting
-    tests: int = Field(20, gt=0)  # test shapes per class
-    data: Path | None = None  # data set of written folds, where it has moved since
-
-    @field_validator("ways", "shots", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return _numbers(value)
+    ways: Annotated[tuple[int, ...], CommaSeparated, Option("ways", "N,N...")] = Field(
+        (5, 10), min_length=1, description="Classes per few-shot episode."
+    )
+    shots: Annotated[tuple[int, ...], CommaSeparated, Option("shots", "N,N...")] = Field(
+        (10, 20), min_length=1, description="Training shapes per class of an episode."
+    )
+    folds: Annotated[int, Option("folds")] = Field(
+        10, gt=0, description="Episodes per pair of ways and shots."
+    )
+    tests: Annotated[int, Option("tests")] = Field(
+        20, gt=0, description="Test shapes per class of an episode."
+    )
+    data: Path | None = Field(None, description="Data set of the written folds, if it has moved.")
 
     @model_validator(mode="after")
     def _sizes_make_sense(self) -> Self:
@@ -373,41 +734,71 @@ class FewShotConfig(Config):
         return self
 
 
-class FewShotSplitConfig(Config):
+class FewShotSplitConfig(ReadingConfig):
     """Settings of `i2pmae fewshot-split`."""
 
-    data: Path
-    out: Path
-    layout: str = "auto"
-    seed: int = Field(0, ge=0)
+    data: DataField
+    out: Path = Field(Path("fewshot"), description="Folder for the folds.")
+    seed: SeedField = 0
     few_shot: FewShotConfig = FewShotConfig()
 
 
-class FinetuneConfig(Config):
+class FinetuneConfig(ReadingConfig, TrainingConfig):
     """Settings of `i2pmae finetune`."""
 
-    task: Literal["classification", "segmentation", "few-shot"] = "classification"
-    recipe: str | None = None  # where the settings come from; its published figures are shown
-    checkpoint: Path | None = None  # None: from scratch
-    from_scratch: bool = False  # take only the network's size from the checkpoint
-    data: Path | None = None  # labelled shapes on disk, or
-    cache: Path | None = None  # a store that holds them
-    out: Path
-    layout: str = "auto"
-    epochs: int = Field(300, gt=0)
-    batch_size: int = Field(32, gt=1)  # BatchNorm in the head needs two
-    points: int = Field(1024, gt=0)
-    sampling: Literal["fps", "first", "random"] = "fps"  # which points of a shape are used
-    limit: int | None = Field(None, gt=0)
-    seed: int = Field(0, ge=0)
-    seeds: tuple[int, ...] | None = None  # one run each, in a folder of its own
-    track: tuple[Literal["tensorboard", "wandb"], ...] = ()  # where metrics go as well
-    device: Device = "auto"
-    precision: Precision = "auto"
-    labels: float = Field(1.0, gt=0, le=1)  # share of the training split that is used
-    validation: float = Field(0.1, gt=0, lt=1)  # share of those shapes
-    label_smoothing: float = Field(0.2, ge=0, lt=1)
-    vote: int = Field(10, ge=0)  # draws whose logits are averaged; 0: none
+    task: Literal["classification", "segmentation", "few-shot"] = Field(
+        "classification", description="What is learned."
+    )
+    recipe: str | None = Field(
+        None, description="Recipe of the settings; its published figures are shown."
+    )
+    checkpoint: Annotated[Path | None, CHECKPOINT] = Field(
+        None,
+        description="Pre-trained: file, name that 'i2pmae models' lists, or hf://OWNER/NAME; leave "
+        "out with --from-scratch.",
+    )
+    from_scratch: bool = Field(
+        False,
+        description="Random weights; with CHECKPOINT, its architecture.",
+    )
+    data: Path | None = Field(None, description=_DATA)
+    cache: Path | None = Field(
+        None, description="Store to read instead of DATA, made with --split all."
+    )
+    out: RunField = Path("runs/finetune")
+    epochs: int = Field(300, gt=0, description="Passes over the training shapes.")
+    batch_size: int = Field(
+        32, gt=1, description="Shapes per step, over all processes; BatchNorm needs two."
+    )
+    points: int = Field(1024, gt=0, description="Points per shape.")
+    sampling: Literal["spread", "fps", "first", "random"] = Field(
+        "spread",
+        description="Which points of a shape are used: well-spread ones, drawn from all at every "
+        "step; the farthest ones (as version 0.1); the first; random ones.",
+    )
+    limit: LimitField = None
+    seeds: Annotated[tuple[int, ...] | None, CommaSeparated, Option(metavar="N,N...")] = Field(
+        None, description="Several seeds: one run each, then mean and standard deviation."
+    )
+    labels: float = Field(1.0, gt=0, le=1, description="Share of the training split that is used.")
+    validation: float = Field(
+        0.1, gt=0, lt=1, description="Share of those shapes that selects the epoch."
+    )
+    patience: int | None = Field(
+        None,
+        gt=0,
+        description="Stop after so many epochs without a better one on validation; none: never.",
+    )
+    label_smoothing: float = Field(0.2, ge=0, lt=1, description="Label smoothing of the loss.")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="Weight of a class in the loss: equal, or as it is rarer."
+    )
+    groups: Literal["recipe", "checkpoint"] = Field(
+        "recipe", description="Whose group sizes and radii the encoder takes."
+    )
+    vote: int = Field(
+        10, ge=0, description="Random draws whose logits are averaged in voting; 0: no voting."
+    )
     encoder: EncoderConfig = EncoderConfig(group_sizes=(48, 24, 24), radii=(0.24, 0.48, 0.96))
     head: HeadConfig = HeadConfig()
     segment_head: SegmentHeadConfig = SegmentHeadConfig()
@@ -415,15 +806,14 @@ class FinetuneConfig(Config):
     augment: AugmentConfig = AugmentConfig(scale=(2 / 3, 3 / 2), shift=0.2)
     optim: OptimConfig = OptimConfig(lr=5e-4, clip_norm=10.0)
 
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return _numbers(value)
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.data is None) == (self.cache is None):
-            raise ValueError("give labelled shapes, either as DATA or as a store with --cache")
+            raise ValueError("give labeled shapes, either as DATA or as a store with --cache")
+        if self.cache is not None and (self.up, self.prefer, self.classes) != ("y", None, "auto"):
+            raise ValueError(
+                "up, prefer and classes say how DATA is read; a store holds the result"
+            )
         if self.seeds is not None:
             if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
                 raise ValueError(f"seeds {self.seeds} must be different numbers from 0 on")
@@ -435,245 +825,113 @@ class FinetuneConfig(Config):
 
     @property
     def shapes(self) -> Path:
-        """Where the labelled shapes are, as the user named it."""
+        """Where the labeled shapes are, as the user named it."""
         path = self.data or self.cache
         assert path is not None  # _fits_together
         return path
 
 
-def _numbers(value: Any) -> Any:
-    """Several numbers as the command line gives them: `0,1,2`."""
-    return value.split(",") if isinstance(value, str) else value
+class CompareConfig(Config):
+    """Settings of `i2pmae compare`."""
+
+    runs: Annotated[tuple[Path, ...], Option(metavar="RUN...")] = Field(
+        min_length=1, description="Folders of runs, or JSON of 'i2pmae svm --json'."
+    )
+    out: Path | None = Field(None, description="Markdown file to write as well.")
 
 
-ConfigT = TypeVar("ConfigT", bound=Config)
-COMMANDS = ("extract-2d", "pretrain", "svm", "finetune", "embed", "zero-shot")
-_LARGEST_RECIPE = 1 << 14  # bytes
-_DEEPEST = 16  # tables in one another
-_ABOUT = "about"  # a recipe's table for people: data, command, published figure, cost
+class CheckDataConfig(ReadingConfig):
+    """Settings of `i2pmae check-data`."""
+
+    data: DataField
 
 
-def load_config(
-    kind: type[ConfigT],
-    command: str,
-    *,
-    recipe: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
-) -> ConfigT:
-    """Build a stage's settings: default, then recipe, then overrides, then options.
+class InspectConfig(Config):
+    """Settings of `i2pmae inspect`."""
 
-    Args:
-        kind: the settings' class.
-        command: name of the command; a recipe may hold one table per command.
-        recipe: file, or name of a recipe that ships with the package.
-        overrides: `key.sub=value`, values in TOML (bare words are strings).
-        options: dotted key to value; `None` values are left out.
-        defaults: dotted key to value, weaker than the recipe.
-
-    Raises:
-        ConfigError: if a key is unknown or a value cannot be used; one line.
-    """
-    values = _nested_defaults(kind)
-    for key, value in (defaults or {}).items():
-        _assign(values, key, value)
-    source = "the options"
-    if recipe is not None:
-        source = f"recipe {recipe}"
-        _merge(values, read_recipe(recipe, command, kind.model_fields))
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(
-                f"--set {override}: expected key.sub=value, for example --set optim.lr=0.0005"
-            )
-        _assign(values, key.strip(), _parse_value(text))
-    for key, value in (options or {}).items():
-        if value is not None:
-            _assign(values, key, value)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{command}: {_describe(error, kind)} (from {source})") from None
+    cache: StoreField
+    histograms: bool = Field(False, description="Read everything and count its values.")
+    seed: int | None = Field(
+        None, ge=0, description="Seed of the choice of the shape shown; default: another each time."
+    )
 
 
-def _nested_defaults(kind: type[Config]) -> dict[str, Any]:
-    """Defaults of a stage's tables; else one key of a table would bring back the table's own."""
-    defaults = {name: field.default for name, field in kind.model_fields.items()}
-    return {
-        name: value.model_dump() for name, value in defaults.items() if isinstance(value, Config)
-    }
+class VerifyConfig(Config):
+    """Settings of `i2pmae verify`."""
+
+    cache: StoreField
+    repair: bool = Field(False, description="Extract again exactly the damaged shards.")
+    recompute: Annotated[int, Option(metavar="K")] = Field(
+        0, ge=0, description="Shapes to render and encode again and compare."
+    )
+    data: Path | None = Field(
+        None, description="The shapes, for --repair and --recompute; the recorded path is not used."
+    )
+    pretrained: str | None = Field(None, description="The 2D weights, where they are a file.")
 
 
-def read_recipe(recipe: str | Path, command: str, fields: Collection[str] = ()) -> dict[str, Any]:
-    """Read a recipe's keys for one command, without its table for people.
+class CopyConfig(Config):
+    """Settings of `i2pmae copy`."""
 
-    Args:
-        recipe: file, or name of one that ships with the package.
-        command: whose keys are wanted.
-        fields: the command's own; pre-training has a table `svm`, which is a command as well. It
-            is pre-training's in a recipe without a table `pretrain`.
-
-    Raises:
-        ConfigError: if the file is missing or not TOML, or is for other commands.
-    """
-    path = find_recipe(recipe)
-    values = _read_toml(path)
-    about = values.pop(_ABOUT, {})
-    meant_for = about.get("commands", list(COMMANDS)) if isinstance(about, dict) else []
-    if command not in meant_for:
-        raise ConfigError(
-            f"recipe {path.stem} is for {', '.join(meant_for)}, not for {command}; "
-            "'i2pmae recipes' lists what there is"
-        )
-    sections = _sections(values, () if command in values else fields)
-    _merge(values, sections.get(command, {}))
-    return values
+    source: Path = Field(
+        description="Store, a folder that holds exactly one, or hf://datasets/OWNER/NAME."
+    )
+    target: Path = Field(
+        description="Folder or URL of the copy: s3://bucket/NAME.zarr, hf://datasets/OWNER/NAME."
+    )
 
 
-def _sections(values: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """Take the tables of commands out of a recipe, but those that are `fields` of one."""
-    named = [name for name in COMMANDS if isinstance(values.get(name), dict)]
-    return {name: values.pop(name) for name in named if name not in fields}
+class ConvertConfig(Config):
+    """Settings of `i2pmae convert`."""
+
+    source: Annotated[Path, CHECKPOINT, Option(metavar="IN")] = Field(
+        description="Official .pth, or a checkpoint of ours."
+    )
+    target: Annotated[Path, Option(metavar="OUT")] = Field(description="File to write.")
 
 
-def find_recipe(recipe: str | Path) -> Path:
-    """Locate a recipe: a file, or the name of one that ships with the package.
+class ExportConfig(Config):
+    """Settings of `i2pmae export`."""
 
-    Raises:
-        ConfigError: if there is none; names the nearest.
-    """
-    path = Path(recipe)
-    if path.is_file():
-        return path
-    named = recipe_folder() / f"{path.name.removesuffix('.toml')}.toml"
-    if path.parent == Path() and named.is_file():
-        return named
-    hint = suggestion(path.stem, recipe_names())
-    raise ConfigError(f"recipe {recipe}: no such file and no recipe of this name; {hint}")
-
-
-def recipe_folder() -> Path:
-    """Folder of the recipes that ship with the package (`pipeline/` in a clone)."""
-    packed = Path(str(resources.files("i2pmae"))) / "recipes"
-    return packed if packed.is_dir() else packed.parents[1] / "pipeline"
+    source: Annotated[Path, CHECKPOINT, Option(metavar="CHECKPOINT")] = Field(
+        description="Checkpoint of any kind, an official .pth, or hf://OWNER/NAME."
+    )
+    out: Path | None = Field(
+        None, description="File: .safetensors for weights, .pt2 for a torch.export program."
+    )
+    push: Annotated[Path | None, Option(metavar="hf://OWNER/NAME")] = Field(
+        None, description="Repository of the Hugging Face Hub to upload weights and card to."
+    )
+    private: bool = Field(False, description="Make a repository that only you see, if made now.")
+    card: bool = Field(True, description="Write a model card, README.md, beside it.")
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="Type of the weights; float16 halves the file of weights."
+    )
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package, sorted."""
-    return sorted(path.stem for path in recipe_folder().glob("*.toml"))
+class ModelsConfig(Config):
+    """Settings of `i2pmae models`."""
+
+    name: str | None = Field(None, description="One of them; default: all.")
 
 
-def recipe_about(name: str) -> dict[str, Any]:
-    """A recipe's table for people: `title`, `commands`, `data`, `command`, `published`, `cost`."""
-    about = _read_toml(find_recipe(name)).get(_ABOUT, {})
-    return about if isinstance(about, dict) else {}
+class DemoConfig(Config):
+    """Settings of `i2pmae demo`."""
+
+    out: Path = Field(Path("demo"), description="Folder for everything the demo makes.")
+    seed: SeedField = 0
+    device: DeviceField = "auto"
 
 
-def recipe_commands(recipe: str | Path) -> list[str]:
-    """Stages that a recipe is for: those it names, has a table for, or whose keys it holds."""
-    values = _read_toml(find_recipe(recipe))
-    about = values.pop(_ABOUT, {})
-    if isinstance(about, dict) and "commands" in about:
-        return list(about["commands"])
-    stages: dict[str, type[Config]] = {"extract-2d": ExtractConfig, "pretrain": PretrainConfig}
-    tables = [stage for stage in stages if isinstance(values.get(stage), dict)]
-    if tables:
-        return tables
-    fitting = {stage: len({*values} & {*kind.model_fields}) for stage, kind in stages.items()}
-    return [stage for stage, count in fitting.items() if count == max(fitting.values())]
+class DoctorConfig(Config):
+    """Settings of `i2pmae doctor`."""
+
+    data: Path | None = Field(None, description="Data set to estimate time and disk for.")
+    recipe: str | None = Field(None, description="Recipe of either stage, for the estimate.")
+    cache: Path = Field(Path("cache"), description="Where stores would go.")
 
 
 def to_plain(config: Config) -> dict[str, Any]:
     """Settings as plain Python values that JSON and weights-only loading accept."""
     plain: dict[str, Any] = json.loads(config.model_dump_json())
     return plain
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_RECIPE + 1)
-        if len(content) > _LARGEST_RECIPE:
-            raise ConfigError(f"recipe {path}: more than {_LARGEST_RECIPE} bytes; is it a recipe?")
-        found = tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
-        _check_plain(found)
-        return found
-    except OSError as error:
-        raise ConfigError(f"recipe {path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"recipe {path}: not valid TOML: {error}") from None
-
-
-def _check_plain(value: Any, depth: int = 0) -> None:
-    """Raise ValueError for what no recipe needs and what would choke others."""
-    if depth > _DEEPEST:
-        raise ValueError(f"more than {_DEEPEST} tables in one another")
-    if isinstance(value, int) and value.bit_length() > 63:
-        raise ValueError("a number of more than 63 bits")
-    parts = value.values() if isinstance(value, dict) else value
-    for part in parts if isinstance(value, dict | list) else ():
-        _check_plain(part, depth + 1)
-
-
-def _parse_value(text: str) -> Any:
-    """A TOML value; anything that is not one is a plain string; `none` is None."""
-    text = text.strip()
-    if text.lower() in ("none", "null"):
-        return None
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
-
-
-def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        child = values.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"{dotted}: {parent} is a value, not a table")
-        values = child
-    values[last] = value
-
-
-def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Merge `more` into `values` in place, tables key by key."""
-    for key, value in more.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
-
-
-def _describe(error: ValidationError, kind: type[Config]) -> str:
-    """First problem of a validation error in one line, with the nearest known key."""
-    first, more = error.errors()[0], error.error_count() - 1
-    location = [str(part) for part in first["loc"]]
-    where = ".".join(location) or "settings"
-    if first["type"] == "extra_forbidden":
-        hint = suggestion(location[-1], _keys_at(kind, location[:-1]))
-        text = f"unknown key '{where}'; {hint}"
-    elif first["type"] == "missing":
-        text = f"'{where}' is required"
-    else:
-        found = f", found {first['input']!r:.80}" if location else ""
-        text = f"{where}: {first['msg'].removeprefix('Value error, ')}{found}"
-    return text + (f"; and {more} more" if more else "")
-
-
-def _keys_at(kind: type[Config], parents: Sequence[str]) -> list[str]:
-    """Keys that the table at `parents` may hold."""
-    from typing import get_args
-
-    for parent in parents:
-        field = kind.model_fields.get(parent)
-        if field is None:
-            return []
-        choices = [field.annotation, *get_args(field.annotation)]
-        tables = [c for c in choices if isinstance(c, type) and issubclass(c, Config)]
-        if not tables:
-            return []
-        kind = tables[0]
-    return list(kind.model_fields)

@@ -44,9 +44,17 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 def on_cpu(tensor: torch.Tensor) -> bool:
     """Whether work may be cut to fit a CPU: it runs on one, and nobody records it.
 
-    What `torch.export` records must not depend on the size or the values of one batch.
+    What is exported or compiled must not depend on the values of one batch.
     """
-    return tensor.device.type == "cpu" and not torch.compiler.is_exporting()
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def is_exporting() -> bool:
+    """Whether `torch.export` records what runs, in its default mode.
+
+    Torch 2.11 says so of `torch.compile` as well, which must not take the paths of an export.
+    """
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def is_out_of_memory(error: Exception) -> bool:

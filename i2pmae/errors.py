@@ -18,12 +18,24 @@ class DataError(I2PMAEError):
     """A data set or one of its shapes cannot be read or used."""
 
 
+class OutageError(I2PMAEError):
+    """The system failed while data was read, so nothing is known of the data: try again later."""
+
+
 class WeightsError(I2PMAEError):
     """Weights of an image model cannot be had or do not fit."""
 
 
+class DownloadError(WeightsError):
+    """Weights of an image model are not on this machine, and cannot be downloaded."""
+
+
 class StoreError(I2PMAEError):
     """A store is missing, incomplete, damaged or locked."""
+
+
+class StoreDamageError(StoreError):
+    """A checksum, a size or a missing file proves that a part of a store is damaged."""
 
 
 class StoreMismatchError(StoreError):
@@ -38,5 +50,24 @@ class CheckpointError(I2PMAEError):
     """A checkpoint cannot be read or does not hold what is needed."""
 
 
+class HubError(I2PMAEError):
+    """The Hugging Face Hub cannot be reached, has no such repository, or refuses what is asked."""
+
+
 class TrainingError(I2PMAEError):
-    """Training cannot go on: a loss is not finite, or memory ran out."""
+    """Training cannot continue: a loss is not finite, or memory ran out."""
+
+
+class OutputError(I2PMAEError):
+    """Standard output cannot be written."""
+
+
+def one_line(text: object, longest: int = 300) -> str:
+    """Text without line breaks or runs of spaces, cut where it gets long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def reason(error: BaseException, longest: int = 120) -> str:
+    """What an error of a library says, on one line; its kind if it says nothing."""
+    return one_line(error, longest).rstrip(".") or type(error).__name__

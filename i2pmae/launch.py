@@ -22,6 +22,6 @@ def launched() -> Launch | None:
 
 
 def is_first() -> bool:
-    """Whether this process speaks for its run: alone, or torchrun's first one."""
+    """Whether this process logs for its run: it is the only one, or rank 0 of torchrun's."""
     found = launched()
     return found is None or found.rank == 0

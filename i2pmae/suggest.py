@@ -1,17 +1,17 @@
-"""What somebody who misspelt a name may have meant."""
+"""Suggestions for misspelled names."""
 
 from collections.abc import Sequence
 
-_LISTED = 8  # known names that are listed when none is near
+_LISTED = 8  # valid names that are listed when none is near
 
 
 def suggestion(wrong: str, known: Sequence[str], *, n: int = 1) -> str:
-    """Name the nearest of some known names, or list them if none is near.
+    """Name the nearest valid names, or list some if none is near.
 
     Args:
-        wrong: what was written.
-        known: what could have been.
-        n: how many near names to give at most.
+        wrong: the misspelled name.
+        known: all valid names.
+        n: largest number of suggestions.
 
     Returns:
         `did you mean 'a' or 'b'?`, `there are: a, b, c`, or the empty string if nothing is known.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from i2pmae.device import pick_device, pick_dtype
+from i2pmae.device import is_exporting, pick_device, pick_dtype
 from i2pmae.errors import ConfigError
 
 
@@ -22,3 +22,17 @@ def test_precision_by_name():
     assert pick_dtype("fp32", cpu) is torch.float32
     assert pick_dtype("bf16", cpu) is torch.bfloat16
     assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+class Told(torch.nn.Module):
+    """Says whether it is exported."""
+
+    def forward(self, x):
+        return x + 1 if is_exporting() else x
+
+
+def test_an_export_is_no_compiled_call():
+    model, zero = Told(), torch.zeros(2)
+    assert not model(zero).any()
+    assert not torch.compile(model, backend="eager", fullgraph=True)(zero).any()
+    assert torch.export.export(model, (zero,)).module()(zero).all()

@@ -7,7 +7,6 @@ without taking much more memory than the file is large. Nothing in a file is eve
 import json
 import os
 import random
-import resource
 import shutil
 import time
 from pathlib import Path
@@ -19,38 +18,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from i2pmae.config import FinetuneConfig, PretrainConfig, load_config, recipe_folder, to_plain
+from i2pmae.checkpoints import checkpoint
+from i2pmae.checkpoints.networks import load_classifier, load_encoder, load_pretraining
+from i2pmae.config import FinetuneConfig, PretrainConfig, to_plain
 from i2pmae.errors import CheckpointError, ConfigError, I2PMAEError, StoreError
 from i2pmae.evaluation.vectors import Vectors, read_vectors, write_vectors
 from i2pmae.image_model.weights import read_weights
-from i2pmae.loading import load_classifier, load_encoder, load_pretraining
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.pretraining import PretrainingModel
+from i2pmae.recipes import load_config, recipe_folder
 from i2pmae.stages import compare, extract_2d
-from i2pmae.stages.run_folder import RunFolder
 from i2pmae.store import StoreReader, describe
 from i2pmae.store.location import Location
 from i2pmae.store.metadata import DIGEST, digest, load_documents
 from i2pmae.store.schema import StoreSpec, arrays
 from i2pmae.store.verify import check_store
-from i2pmae.training import checkpoint
+from i2pmae.training.run_folder import RunFolder
 
+from .conftest import TINY_ENCODER, extract_config
 from .mutations import damaged
-from .stages.conftest import TINY_ENCODER, extract_config
 
 SECONDS = 5.0
-MEMORY = 2 << 30
-
-
-@pytest.fixture
-def little_memory():
-    """No more than 2 GB above what the process has taken already."""
-    with open("/proc/self/statm") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    old = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, old)
 
 
 def use_recipe(file):
@@ -205,9 +193,10 @@ def test_random_damage(originals, tmp_path, block):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("block", range(1, 11))
 @pytest.mark.usefixtures("little_memory")
-def test_more_random_damage(originals, tmp_path):
-    for seed in range(1000, 11_000):
+def test_more_random_damage(originals, tmp_path, block):
+    for seed in range(1000 * block, 1000 * block + 1000):
         attack(originals, tmp_path, seed)
 
 

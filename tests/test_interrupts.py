@@ -4,11 +4,22 @@ import threading
 
 import pytest
 
-from i2pmae.interrupts import Terminated, delayed_stop, raise_terminated
+from i2pmae import interrupts
+from i2pmae.interrupts import (
+    Terminated,
+    delayed_stop,
+    raise_terminated,
+    unwind_when_told_to_end,
+)
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+    ("number", "error"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, Terminated),
+        (signal.SIGHUP, Terminated),
+    ],
 )
 def test_a_request_waits_until_it_is_obeyed(number, error):
     before = signal.getsignal(number)
@@ -46,3 +57,14 @@ def test_other_threads_leave_signals_alone():
 def test_termination_unwinds():
     with pytest.raises(Terminated):
         raise_terminated(signal.SIGTERM, None)
+
+
+def test_a_closed_terminal_ends_the_program_unless_nohup_said_otherwise(monkeypatch):
+    handlers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    unwind_when_told_to_end()
+    assert handlers == dict.fromkeys(handlers, raise_terminated)
+    handlers |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(interrupts, "_IGNORED", {signal.SIGHUP})
+    unwind_when_told_to_end()
+    assert handlers == {signal.SIGTERM: raise_terminated, signal.SIGHUP: signal.SIG_IGN}

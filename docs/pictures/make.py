@@ -1,6 +1,6 @@
-"""The pictures of the documentation, from what `i2pmae demo` leaves behind.
+"""The pictures of the documentation, from what `i2pmae demo` leaves behind and from random shapes.
 
-python docs/pictures/make.py [FOLDER OF THE DEMO]
+python docs/pictures/make.py [FOLDER OF THE DEMO, or the word random-shapes]
 """
 
 import sys
@@ -8,15 +8,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from PIL import Image
 
 from i2pmae.config import ShowConfig
+from i2pmae.datasets import open_source
 from i2pmae.geometry.grouping import group, point_indices
-from i2pmae.pictures.style import ACCENT, INK, NEUTRAL, PALETTE, save
+from i2pmae.pictures.points import draw_points
+from i2pmae.pictures.style import ACCENT, INK, NEUTRAL, PALETTE, panels, save
+from i2pmae.report.stage_views import read_shapes
 from i2pmae.stages import show
 from i2pmae.stages.demo import POINTS, SMALL
-from i2pmae.stages.sight import look
 from i2pmae.store import StoreReader
 
 HERE = Path(__file__).parent
@@ -44,9 +47,9 @@ def main(demo: Path) -> None:
 def draw_chances(store: Path, path: Path) -> Path:
     """Draw how often each center stays visible first, by how the saliency is prepared."""
     reader = StoreReader(store)
-    sight = look(reader, reader.indices().tolist(), POINTS)
-    grouping = group(sight.points, SMALL.n_centers, SMALL.group_sizes)
-    saliency = sight.saliency.gather(1, point_indices(grouping, 2)).numpy()
+    views = read_shapes(reader, reader.indices().tolist(), POINTS)
+    grouping = group(views.points, SMALL.n_centers, SMALL.group_sizes)
+    saliency = views.saliency.gather(1, point_indices(grouping, 2)).numpy()
     standard = saliency - saliency.mean(axis=1, keepdims=True)
     standard /= standard.std(axis=1, keepdims=True)
     kinds = {
@@ -70,6 +73,17 @@ def draw_chances(store: Path, path: Path) -> Path:
     return save(figure, path)
 
 
+def draw_random_shapes(path: Path) -> Path:
+    """Draw the first shapes of `procedural-random`, colored by the kind of their primitives."""
+    source = open_source("procedural-random", split="all", limit=48, points=8192)
+    palette = to_rgba_array([*PALETTE, "#A5A02C"])
+    figure, axes = panels(6, 8, width=1.1)
+    for index, panel in enumerate(axes.ravel()):
+        points, parts = source.load(index)
+        draw_points(panel, points, palette[parts], relief=0.8, scale=1.2)
+    return save(figure, path)
+
+
 def shrink(source: Path, target: Path) -> None:
     """Bring a picture to a width and few colors, so that it weighs little."""
     image = Image.open(source).convert("RGB")
@@ -79,4 +93,9 @@ def shrink(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+    if sys.argv[1:] == ["random-shapes"]:
+        with tempfile.TemporaryDirectory() as folder:
+            sheet = draw_random_shapes(Path(folder) / "random-shapes.png")
+            shrink(sheet, HERE / "random-shapes.png")
+    else:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))

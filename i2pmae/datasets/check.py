@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-import numpy.typing as npt
-
-from i2pmae.datasets.source import Shape, ShapeSource
+from i2pmae.datasets.reading import read_ahead, read_each
+from i2pmae.datasets.source import ShapeSource
 from i2pmae.errors import DataError
 
-_WINDOW = 4096  # shapes
+_SAMPLE = 16  # shapes that are read to see whether their headers are right
 
 
 class Survey(NamedTuple):
     """What reading every shape once has shown."""
 
     bad: dict[int, str]  # index of each shape that cannot be used: why
-    fewest_points: int | None  # that any usable shape has; None if there is none
+    n_points: dict[int, int]  # of each usable shape, by index
+    not_finite: dict[int, int]  # points left out of usable shapes as they are not finite, by index
+
+    def __or__(self, other: Survey) -> Survey:
+        return Survey(
+            self.bad | other.bad,
+            self.n_points | other.n_points,
+            self.not_finite | other.not_finite,
+        )
+
+    def in_order(self) -> Survey:
+        """The same by index."""
+        return Survey(
+            dict(sorted(self.bad.items())),
+            dict(sorted(self.n_points.items())),
+            dict(sorted(self.not_finite.items())),
+        )
+
+    def notes(self) -> list[str]:
+        """What the user should know of usable shapes."""
+        return not_finite_notes(self.not_finite)
 
 
 def survey(
@@ -27,46 +45,106 @@ def survey(
     indices: Sequence[int] | None = None,
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
-    look: Callable[[int, Shape, npt.NDArray[Any]], object] | None = None,
 ) -> Survey:
-    """Read shapes once, in several threads, and keep nothing but what is wrong with them.
+    """Read shapes once, and keep nothing but what is wrong with them.
 
     Args:
         source: shapes to read.
         indices: which of them; None: all.
         workers: threads; None: one per core, 8 at most.
         progress: called with 1 after each shape, in order, in the calling thread.
-        look: called with index, shape and original coordinates (see `load_with_original`) of each
-            usable shape, in the reading threads.
 
     Returns:
-        The shapes that cannot be used, in order, and the fewest points of the others.
+        The shapes that cannot be used, and the points of the others; both in order.
     """
-    chosen = range(len(source)) if indices is None else indices
     bad: dict[int, str] = {}
-    fewest: int | None = None
-
-    def read(index: int) -> int | str:
+    n_points: dict[int, int] = {}
+    for index, read in read_each(source, _points_of, indices, workers):
         try:
-            if look is None:
-                return len(source.load(index).points)
-            shape, original = source.load_with_original(index)
-            look(index, shape, original)
-            return len(shape.points)
+            n_points[index] = read.result()
+        except DataError as error:
+            bad[index] = str(error)
+        if progress is not None:
+            progress(1)
+    not_finite = {index: source.not_finite[index] for index in n_points & source.not_finite.keys()}
+    return Survey(bad, n_points, not_finite)
+
+
+def _points_of(source: ShapeSource, index: int) -> int:
+    return len(source.load(index).points)
+
+
+def survey_headers(
+    source: ShapeSource, progress: Callable[[int], object] = lambda _: None
+) -> Survey:
+    """Find out how many points shapes have from headers and sizes, which is cheap.
+
+    Shapes are read only where that does not tell: text; and all of them where some are not as
+    their headers say, as points that are not finite do not count. What else is wrong with shapes
+    shows when they are used.
+
+    Args:
+        source: shapes to look at.
+        progress: called with 1 after each shape, in the calling thread.
+
+    Returns:
+        As `survey`; with what the headers promise of shapes that were not read.
+    """
+    bad: dict[int, str] = {}
+    n_points: dict[int, int] = {}
+
+    def look(index: int) -> int | str | None:
+        try:
+            return source.count(index)
         except DataError as error:
             return str(error)
 
-    pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8), "check shapes")
-    try:
-        for start in range(0, len(chosen), _WINDOW):  # no more tasks at once than needed
-            window = chosen[start : start + _WINDOW]
-            for index, found in zip(window, pool.map(read, window), strict=True):
-                if isinstance(found, str):
-                    bad[index] = found
-                else:
-                    fewest = found if fewest is None else min(fewest, found)
-                if progress is not None:
-                    progress(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return Survey(bad, fewest)
+    for index, outcome in read_ahead(look, range(len(source))):
+        found = outcome.result()
+        if isinstance(found, str):
+            bad[index] = found
+        elif found is not None:
+            n_points[index] = found
+        progress(int(found is not None))
+    few = [index for index, n in n_points.items() if n < source.points]
+    read = Survey({}, {}, {})
+    if source.skips_not_finite and few:
+        sample = few[:: max(len(few) // _SAMPLE, 1)]
+        read |= survey(source, sample)
+        if any(n != n_points[index] for index, n in read.n_points.items()):
+            read |= survey(source, [index for index in few if index not in sample])
+    unknown = [i for i in range(len(source)) if i not in n_points and i not in bad]
+    read |= survey(source, unknown, progress=progress)
+    known = {index: n for index, n in n_points.items() if index not in read.bad}
+    return Survey(bad | read.bad, known | read.n_points, read.not_finite).in_order()
+
+
+def shared_points(n_points: Mapping[int, int]) -> tuple[int, dict[int, str]]:
+    """How many points the shapes of a set share, and which shapes have too few of them.
+
+    A shape has too few if it has less than half of the median; so a small one never cuts the
+    others.
+
+    Args:
+        n_points: of each shape, by index; at least one.
+
+    Returns:
+        The fewest points of the other shapes; why shapes are too small, by index.
+    """
+    usual = statistics.median_high(n_points.values())
+    small = {
+        index: f"{n} points are less than half of the usual {usual}"
+        for index, n in n_points.items()
+        if 2 * n < usual
+    }
+    return min(n for index, n in n_points.items() if index not in small), small
+
+
+def not_finite_notes(not_finite: Mapping[int, int]) -> list[str]:
+    """What to say of points that were left out, by shape."""
+    if not not_finite:
+        return []
+    return [
+        f"{sum(not_finite.values())} points of {len(not_finite)} shapes are not finite (NaN or "
+        "infinite) and are left out"
+    ]

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import struct
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from i2pmae.datasets.files import (
-    check_npy_header,
-    one_line,
+from i2pmae.datasets.folders import CLOUD_SUFFIXES
+from i2pmae.datasets.own import OwnShapes
+from i2pmae.datasets.source import Entry
+from i2pmae.errors import DataError
+from i2pmae.formats.cloud_arrays import (
+    LARGEST_RATIO,
+    count_npy,
+    count_npz,
+    plain_columns,
+    read_npz,
+)
+from i2pmae.formats.cloud_las import check_packed
+from i2pmae.formats.cloud_pcd import pcd_header, read_pcd
+from i2pmae.formats.cloud_scans import count_scan, read_scan
+from i2pmae.formats.cloud_text import read_text_cloud
+from i2pmae.formats.files import (
+    open_parsing,
     parsing,
     read_npy,
-    read_text,
-    refuse_gzip,
+    require_content,
+    suffix,
 )
-from i2pmae.datasets.folders import CLOUD_SUFFIXES, entries_of, left_out, suffix, walk
-from i2pmae.datasets.ply import ply_header, read_ply
-from i2pmae.datasets.source import Entry, ShapeSource
-from i2pmae.errors import DataError
+from i2pmae.formats.ply import ply_header, read_ply
+from i2pmae.untrusted.arrays import npy_header
 
-_ARRAY_NAMES = ("points", "xyz", "pos", "coords", "pc", "point_cloud", "pointcloud", "vertices")
-_UNPACKED_FREELY = 1 << 26  # bytes that an archive may unpack to, however small it is
-_LARGEST_RATIO = 300  # beyond that, unpacked to packed size
+# laspy logs what it could not read; without a handler that would reach the terminal.
+logging.getLogger("laspy").addHandler(logging.NullHandler())
+
 # Of a .las file: magic, where the points begin, number of records before them, kind of points.
 _LAS_HEADER = struct.Struct("<4s92xIIB")
 _LAS_RECORD = 54  # bytes, at least
@@ -37,41 +49,35 @@ _UNREADABLE = "Export it again, or as another of " + " ".join(CLOUD_SUFFIXES) + 
 Array = npt.NDArray[Any]
 
 
-class Clouds(ShapeSource):
+class Clouds(OwnShapes):
     """One point cloud a file: a random subset where it holds more points than asked for.
 
     Which points, and their order, depends on seed and id alone; so the first n of what is kept
-    are a fair sample, too. They are then centred and scaled to the unit sphere. Normals, colours
-    and other columns are ignored. Classes and splits come from folders, see `folders`.
+    are a fair sample, too. They are then centered and scaled to the unit sphere. Points that are
+    not finite are left out and counted; normals, colors and other columns are ignored. Classes
+    and splits come from names, see `naming`.
 
     Raises:
-        DataError: if there are no clouds, two share an id, a class has none, or a package that
-            reads them is missing.
+        DataError: as `OwnShapes`, or if a package that reads the clouds is missing.
     """
 
     layout = "clouds"
+    kind = "cloud"
     shuffled: ClassVar[bool] = True
+    skips_not_finite: ClassVar[bool] = True
 
-    def __init__(self, root: Path, *, split: str, limit: int | None, points: int, seed: int):
-        folder = walk(root)
-        entries, class_names = entries_of(root, folder, CLOUD_SUFFIXES)
-        for kind in sorted({suffix(entry.file.name) for entry in entries}):
+    def __init__(self, root: Path, **options: Any):
+        super().__init__(root, **options)
+        for kind in sorted({suffix(entry.file.name) for entry in self.entries}):
             if kind in _PACKAGES:
                 _package(kind)
-        super().__init__(
-            root if root.is_dir() else root.parent,
-            class_names,
-            entries,
-            split=split,
-            limit=limit,
-            points=points,
-            seed=seed,
-            notes=left_out(folder, CLOUD_SUFFIXES),
-        )
         with contextlib.suppress(DataError):  # load() says what is wrong with the file
-            extra = _extra_columns(self.entries[0].file)
-            if extra:
-                self.notes.append("only x, y, z are read; normals, colours and the like are not")
+            if _extra_columns(self.entries[0].file):
+                self.notes.append("only x, y, z are read; normals, colors and the like are not")
+
+    def _count(self, entry: Entry) -> int | None:
+        require_content(entry.file)
+        return _count_points(entry.file)
 
     def _read(self, entry: Entry) -> tuple[Array, None]:
         return read_cloud(entry.file), None
@@ -81,7 +87,7 @@ def read_cloud(file: Path) -> Array:
     """All points of a cloud.
 
     Args:
-        file: `.npy`, `.npz`, `.ply`, `.pcd`, `.xyz` or `.las`.
+        file: one that ends as `CLOUD_SUFFIXES` say.
 
     Returns:
         (n, 3 or more columns) numbers, x, y, z first, in the file's unit.
@@ -89,41 +95,40 @@ def read_cloud(file: Path) -> Array:
     Raises:
         DataError: if the file cannot be read or is no point cloud.
     """
-    return _READERS[suffix(file.name)](file)
+    return plain_columns(_READERS[suffix(file.name)](file))
+
+
+def _count_points(file: Path) -> int | None:
+    """Points of a cloud as its header says; None of text, which has none."""
+    match suffix(file.name):
+        case ".ply":
+            return ply_header(file).n_vertices
+        case ".pcd":
+            return pcd_header(file).n_points
+        case ".bin":
+            return count_scan(file)
+        case ".npy":
+            return count_npy(file)
+        case ".npz":
+            return count_npz(file)
+        case ".las" | ".laz":
+            with _opened_las(file) as reader:
+                return int(reader.header.point_count)
+    return None
 
 
 def _extra_columns(file: Path) -> bool:
-    kind = suffix(file.name)
-    if kind == ".ply":
-        return ply_header(file).n_vertex_properties > 3
-    if kind == ".pcd":
-        return len(_pcd_header(file)["FIELDS"]) > 3
-    cloud = read_cloud(file)
-    return cloud.ndim == 2 and cloud.shape[1] > 3
-
-
-def _read_npz(file: Path) -> Array:
-    with parsing(file, "Save it again with numpy.savez."):
-        with file.open("rb") as stream:
-            refuse_gzip(stream.read(2), file)
-        with zipfile.ZipFile(file) as archive:
-            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
-            known = [name for name in _ARRAY_NAMES if name in members]
-            if not known and len(members) != 1:
-                raise DataError(
-                    f"{file} holds the arrays {one_line(', '.join(members), 120) or 'none'}; "
-                    "expected one, or one named 'points'. Rename it."
-                )
-            member = members[known[0]] if known else next(iter(members.values()))
-            if member.file_size > _UNPACKED_FREELY + _LARGEST_RATIO * member.compress_size:
-                raise DataError(
-                    f"{file} unpacks {member.compress_size} bytes to {member.file_size}: it is "
-                    "damaged or made to harm. Remove it."
-                )
-            with archive.open(member) as stream:
-                check_npy_header(stream, member.file_size, file)
-            with archive.open(member) as stream:
-                return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    """Whether a cloud has more columns than x, y, z, as far as its header says."""
+    match suffix(file.name):
+        case ".ply":
+            return ply_header(file).n_vertex_properties > 3
+        case ".pcd":
+            return pcd_header(file).n_columns > 3
+        case ".npy":
+            with parsing(file, ""), file.open("rb") as stream:
+                header = npy_header(stream)
+            return len(header.shape) == 2 and header.shape[1] > 3
+    return False
 
 
 def _read_ply_cloud(file: Path) -> Array:
@@ -135,102 +140,67 @@ def _read_ply_cloud(file: Path) -> Array:
     return read_ply(file)[0]
 
 
-def _read_xyz(file: Path) -> Array:
-    text = read_text(file, strict=False)
-    first = next((line for line in text.split("\n") if line.strip() and line[0] != "#"), "")
-    delimiter = next((mark for mark in ",;" if mark in first), None)
-    with parsing(file, "Expected lines of numbers, x y z first, as many on each line."):
-        return np.loadtxt(text.split("\n"), np.float64, delimiter=delimiter, ndmin=2)
-
-
-def _pcd_header(file: Path) -> dict[str, list[str]]:
-    """Fields of a `.pcd` file's header, checked against each other and the file's size."""
-    with parsing(file, _UNREADABLE), file.open("rb") as stream:
-        head = stream.read(1 << 16)
-        fields: dict[str, list[str]] = {}
-        place = 0
-        while "DATA" not in fields:
-            end = head.index(b"\n", place)
-            key, *values = head[place:end].decode("ascii").split() or ["#"]
-            place = end + 1
-            fields[key] = values
-        sizes, counts = _numbers(fields["SIZE"]), _numbers(fields["COUNT"])
-        n_points = _numbers(fields["POINTS"])[0]
-        if not len(fields["FIELDS"]) == len(fields["TYPE"]) == len(sizes) == len(counts):
-            raise ValueError("FIELDS, SIZE, TYPE and COUNT differ in length")
-        if sum(counts) > 4096:
-            raise ValueError(f"{sum(counts)} values a point")
-        row = sum(size * count for size, count in zip(sizes, counts, strict=True))
-        left = file.stat().st_size - place
-        needed = n_points * row
-        if fields["DATA"] == ["ascii"]:
-            needed = n_points * 2 * sum(counts) - 1  # a digit and a separator each
-        elif fields["DATA"] == ["binary_compressed"]:
-            stream.seek(place)
-            packed, unpacked = struct.unpack("<II", stream.read(8))
-            if unpacked != n_points * row or unpacked > _LARGEST_RATIO * packed + 1024:
-                raise ValueError(
-                    f"{packed} bytes cannot unpack to {n_points} points of {row} bytes"
-                )
-            needed = 8 + packed
-        if needed > left:
-            raise ValueError(f"{needed} bytes of points expected, {left} found: it is cut short")
-    return fields
-
-
-def _numbers(words: list[str]) -> list[int]:
-    numbers = [int(word) for word in words]
-    if not numbers or min(numbers) < 0:
-        raise ValueError(f"expected numbers, found {' '.join(words)!r}")
-    return numbers
-
-
-def _read_pcd(file: Path) -> Array:
-    pypcd4 = _package(".pcd")
-    _pcd_header(file)
-    with parsing(file, _UNREADABLE):
-        return np.asarray(pypcd4.PointCloud.from_path(file).numpy(("x", "y", "z")))
-
-
 def _read_las(file: Path) -> Array:
-    laspy = _package(".las")
-    with parsing(file, _UNREADABLE):
-        with file.open("rb") as stream:
-            head = stream.read(_LAS_HEADER.size)
+    with _opened_las(file) as reader:
+        found = reader.read_points(-1)  # read() reads what comes after them, too
+        return np.stack([found.x, found.y, found.z], axis=1)
+
+
+@contextlib.contextmanager
+def _opened_las(file: Path) -> Iterator[Any]:
+    """A file of laspy's, whose header fits its size."""
+    laspy = _package(suffix(file.name))
+    with open_parsing(file, _UNREADABLE) as stream:
         size = file.stat().st_size
-        magic, place, n_records, kind = _LAS_HEADER.unpack(head)
+        magic, place, n_records, kind = _LAS_HEADER.unpack(stream.read(_LAS_HEADER.size))
         if magic != b"LASF" or place > size or _LAS_RECORD * n_records > place:
             raise DataError(f"{file} is no .las file or is cut short. {_UNREADABLE}")
-        if kind & 0xC0:
-            raise DataError(f"{file} is compressed (.laz). Convert it to .las, as laszip does.")
-        with laspy.open(file, read_evlrs=False) as reader:
+        is_packed = bool(kind & 0xC0)
+        if is_packed:
+            _package(".laz")
+        # The parallel backend makes room for as many points as a part is said to have.
+        with laspy.open(file, read_evlrs=False, laz_backend=laspy.LazBackend.Lazrs) as reader:
             needed = reader.header.point_count * reader.header.point_format.size
-            if needed > size - place:
+            if needed > (size - place) * (LARGEST_RATIO if is_packed else 1):
                 raise DataError(
                     f"{file}: the header promises {needed} bytes of points, {size - place} follow: "
                     f"it is cut short or damaged. {_UNREADABLE}"
                 )
-            found = reader.read()
-            return np.stack([found.x, found.y, found.z], axis=1)
+            if is_packed:
+                check_packed(file, reader.header.point_count, _UNREADABLE)
+            try:
+                yield reader
+            except BaseException as error:
+                if type(error).__name__ == "PanicException":  # of Rust, and no Exception
+                    raise ValueError(f"its points are damaged: {error}") from error
+                raise
 
 
 _READERS: dict[str, Callable[[Path], Array]] = {
+    ".bin": read_scan,
+    ".csv": read_text_cloud,
     ".las": _read_las,
+    ".laz": _read_las,
     ".npy": read_npy,
-    ".npz": _read_npz,
-    ".pcd": _read_pcd,
+    ".npz": read_npz,
+    ".pcd": read_pcd,
     ".ply": _read_ply_cloud,
-    ".xyz": _read_xyz,
+    ".pts": read_text_cloud,
+    ".txt": read_text_cloud,
+    ".xyz": read_text_cloud,
 }
-_PACKAGES = {".las": "laspy", ".pcd": "pypcd4"}
+_PACKAGES = {".las": ("laspy",), ".laz": ("laspy", "lazrs")}
 
 
 def _package(kind: str) -> Any:
     """The package that reads files of a kind; it comes with the extra `clouds`."""
-    try:
-        return importlib.import_module(_PACKAGES[kind])
-    except ImportError as error:
-        raise DataError(
-            f"{kind} files need {_PACKAGES[kind]}, which is not installed. Add it: pip install "
-            "'i2pmae[clouds]'."
-        ) from error
+    found = []
+    for name in _PACKAGES[kind]:
+        try:
+            found.append(importlib.import_module(name))
+        except ImportError as error:
+            raise DataError(
+                f"{kind} files need {name}, which is not installed. Add it: pip install "
+                "'i2pmae[clouds]'."
+            ) from error
+    return found[0]

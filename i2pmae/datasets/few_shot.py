@@ -1,4 +1,4 @@
-"""Few-shot episodes of ModelNet40 as published: `<way>way_<shot>shot/<fold>.pkl`.
+"""Few-shot episodes of ModelNet40 as published: `<way>way_<shot>shot/<fold>.pkl`, or alike.
 
 Each pickle holds {'train': list, 'test': list} of (8192 x 6 array, label 0 to way - 1, class of
 ModelNet40). Pickles are read without running any code that they name.
@@ -9,22 +9,50 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy.typing as npt
 
-from i2pmae.datasets.files import one_line
-from i2pmae.datasets.modelnet_text import CLASS_NAMES, pickled_cloud, pickled_label
+from i2pmae.datasets.hdf5 import MODELNET40_NAMES
+from i2pmae.datasets.modelnet_text import pickled_cloud, pickled_label
 from i2pmae.datasets.source import Entry, ShapeSource
-from i2pmae.datasets.unpickling import as_array, read_pickle
-from i2pmae.errors import DataError
+from i2pmae.errors import DataError, one_line
+from i2pmae.formats.files import read_pickle, storable
+from i2pmae.untrusted.unpickling import as_array
 
-SETTING_PATTERN = "[0-9]*way_[0-9]*shot"  # names of the folders
-_SETTING = re.compile(r"(\d+)way_(\d+)shot")
+_MARK = r"[-_ ,.]*"
+_SETTINGS = (  # 5way_10shot as published; 5-way 10-shot, 5w10s, way5_shot10, each after a prefix
+    re.compile(rf"(.*\D)?(?P<ways>\d+){_MARK}w(ays?)?{_MARK}(?P<shots>\d+){_MARK}s(hots?)?", re.I),
+    re.compile(rf"(.*[-_ .])?ways?{_MARK}(?P<ways>\d+){_MARK}shots?{_MARK}(?P<shots>\d+)", re.I),
+)
+
+
+class Setting(NamedTuple):
+    """Size of an episode."""
+
+    ways: int  # classes
+    shots: int  # training shapes per class
+
+
+def setting_of(folder: Path) -> Setting | None:
+    """The setting that a folder of episodes is named after, None if after none."""
+    for pattern in _SETTINGS:
+        if found := pattern.fullmatch(folder.name):
+            return Setting(int(found["ways"]), int(found["shots"]))
+    return None
+
+
+def setting_folders(root: Path) -> dict[Setting, Path]:
+    """Folders below a folder that are named after settings; or the folder itself, if it is."""
+    own = setting_of(root.absolute())
+    if own is not None:
+        return {own: root}
+    inside = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+    return {setting: folder for folder in inside if (setting := setting_of(folder)) is not None}
 
 
 class FewShotEpisode(ShapeSource):
-    """One episode: all 8192 points centred and scaled, the first ones kept.
+    """One episode: all 8192 points centered and scaled, the first ones kept.
 
     They are in farthest-point order, so the first n are well spread. Normals are ignored.
 
@@ -99,11 +127,11 @@ def _one_episode(root: Path) -> Path:
         return root
     if not root.exists():
         raise DataError(f"{root} does not exist. Check the path.")
-    found = (
-        few_shot_folds(root)
-        if list(root.glob("*.pkl"))
-        else sorted(root.glob(f"{SETTING_PATTERN}/*.pkl"))
-    )
+    found = [
+        file
+        for folder in (setting_folders(root).values() or [root])
+        for file in sorted(folder.glob("*.pkl"))
+    ]
     if len(found) != 1:
         example = f", such as {found[0].relative_to(root)}" if found else ""
         raise DataError(
@@ -117,7 +145,7 @@ def _read_episode(
     file: Path,
 ) -> tuple[list[npt.NDArray[Any]], list[int], list[str], tuple[str, ...]]:
     """Clouds, labels, splits, and the names of the classes."""
-    value = read_pickle(file, keep_columns=3)
+    value = read_pickle(file)
     if not isinstance(value, dict) or not all(
         isinstance(value.get(name), list | tuple) and value[name] for name in ("train", "test")
     ):
@@ -127,8 +155,8 @@ def _read_episode(
             "neither empty. Download it again."
         )
     rows = [(name, row) for name in ("train", "test") for row in value[name]]
-    setting = _SETTING.fullmatch(file.parent.name)
-    ways = int(setting[1]) if setting else len(CLASS_NAMES)
+    setting = setting_of(file.absolute().parent)
+    ways = setting.ways if setting else len(MODELNET40_NAMES)
     clouds, labels, splits = [], [], []
     originals: dict[int, str] = {}
     for number, (name, row) in enumerate(rows):
@@ -154,11 +182,11 @@ def _read_episode(
 
 def _class_name(original: object, label: int) -> str:
     """What ModelNet40 calls a class of the episode."""
-    if isinstance(original, str) and original.isprintable() and original:
+    if isinstance(original, str) and storable(original) and original:
         return original
     number = as_array(original)
     if number is not None and number.size == 1 and number.dtype.kind in "iu":
         index = int(number.reshape(-1)[0])
-        if 0 <= index < len(CLASS_NAMES):
-            return CLASS_NAMES[index]
+        if 0 <= index < len(MODELNET40_NAMES):
+            return MODELNET40_NAMES[index]
     return f"class {label}"

@@ -2,11 +2,13 @@
 
 Text: `<class>/<class>_0001.txt` with 10,000 lines `x,y,z,nx,ny,nz`, named by
 `modelnet40_{train,test}.txt`. Pickles: `modelnet40_{train,test}_8192pts_fps.dat`, a list of
-8192 x 6 arrays, farthest points first, and a list of labels.
+8192 x 6 arrays, farthest points first, and a list of labels; those of ModelNet10 and of other
+numbers of points are named alike.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,61 +16,32 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from i2pmae.datasets.files import one_line, plain_name, read_columns, read_names, require_file
-from i2pmae.datasets.hdf5 import MODELNET40_C, lists_to_read
+from i2pmae.datasets.hdf5 import MODELNET40_C, MODELNET40_NAMES, lists_to_read
 from i2pmae.datasets.parsed import ParsedFiles
 from i2pmae.datasets.source import Entry, ShapeSource
-from i2pmae.datasets.unpickling import as_array, read_pickle
-from i2pmae.errors import DataError
-
-CLASS_NAMES = (
-    "airplane",
-    "bathtub",
-    "bed",
-    "bench",
-    "bookshelf",
-    "bottle",
-    "bowl",
-    "car",
-    "chair",
-    "cone",
-    "cup",
-    "curtain",
-    "desk",
-    "door",
-    "dresser",
-    "flower_pot",
-    "glass_box",
-    "guitar",
-    "keyboard",
-    "lamp",
-    "laptop",
-    "mantel",
-    "monitor",
-    "night_stand",
-    "person",
-    "piano",
-    "plant",
-    "radio",
-    "range_hood",
-    "sink",
-    "sofa",
-    "stairs",
-    "stool",
-    "table",
-    "tent",
-    "toilet",
-    "tv_stand",
-    "vase",
-    "wardrobe",
-    "xbox",
+from i2pmae.errors import DataError, one_line
+from i2pmae.formats.files import (
+    plain_name,
+    read_columns,
+    read_names,
+    read_pickle,
+    require_file,
 )
+from i2pmae.untrusted.unpickling import as_array
 
+MODELNET10_NAMES = (
+    *("bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table"),
+    "toilet",
+)
+PICKLES = "modelnet*_*_*pts*.dat"
+_PICKLE_NAME = re.compile(
+    r"(?P<prefix>modelnet(?:10|40))_(?:train|test)_(?P<points>\d+)pts(?P<end>(?:_fps)?)\.dat"
+)
 _MOST_LINES = 10_000  # of a published file
 
 
 class ModelNetText(ShapeSource):
-    """ModelNet40 resampled: the first 8192 lines, centred and scaled to the unit sphere.
+    """ModelNet40 resampled: the first 8192 lines, centered and scaled to the unit sphere.
 
     The lines are in random order, so the first n of them are a fair sample. Normals are ignored.
     Each file is parsed once; from then on its points come from the user's cache folder, see
@@ -128,7 +101,7 @@ class ModelNet10Text(ModelNetText):
 
 
 class ModelNetPickle(ShapeSource):
-    """ModelNet40 as two pickles: all 8192 points centred and scaled, the first ones kept.
+    """ModelNet40 as two pickles: all 8192 points centered and scaled, the first ones kept.
 
     They are in farthest-point order, so the first n are well spread. Normals are ignored. A
     pickle is read whole when its first shape is asked for.
@@ -139,21 +112,22 @@ class ModelNetPickle(ShapeSource):
 
     layout = "modelnet-pickle"
     recipe = "finetune-modelnet40"
-    svm_c: float | None = MODELNET40_C
     normalized_points: ClassVar[int | None] = None
     uniform: ClassVar[bool] = True
     hash_contents: ClassVar[bool] = True
 
     def __init__(self, root: Path, *, split: str, limit: int | None, points: int, seed: int):
         folder = root if root.is_dir() else root.parent
-        names_file = folder / "modelnet40_shape_names.txt"
-        class_names: tuple[str, ...] = CLASS_NAMES
+        pattern = _pickle_pattern(root)
+        prefix = pattern.partition("_")[0]
+        names_file = folder / f"{prefix}_shape_names.txt"
+        is_small = prefix == "modelnet10"
+        class_names: tuple[str, ...] = MODELNET10_NAMES if is_small else MODELNET40_NAMES
         if names_file.is_file():
             class_names = tuple(read_names(names_file, "the name of each class"))
         self._lock = threading.Lock()
         self._clouds: dict[Path, list[npt.NDArray[Any]]] = {}
         entries: list[Entry] = []
-        pattern = "modelnet40_{}_8192pts_fps.dat"
         for name in lists_to_read(folder, pattern, split):
             file = require_file(folder / pattern.format(name), f"the shapes of the {name} split")
             self._clouds[file], found = _read_modelnet_pickle(file, len(class_names))
@@ -164,6 +138,7 @@ class ModelNetPickle(ShapeSource):
         super().__init__(
             folder, class_names, entries, split=split, limit=limit, points=points, seed=seed
         )
+        self.svm_c = MODELNET40_C if len(class_names) == len(MODELNET40_NAMES) else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in _CACHES}
@@ -185,9 +160,19 @@ class ModelNetPickle(ShapeSource):
 _CACHES = ("_lock", "_clouds")
 
 
+def _pickle_pattern(root: Path) -> str:
+    """Name of the pickles, with `{}` for the split: those given, else those of most points."""
+    files = [root] if root.is_file() else sorted(root.glob(PICKLES))
+    named = [found for file in files if (found := _PICKLE_NAME.fullmatch(file.name))]
+    if not named:
+        return "modelnet40_{}_8192pts_fps.dat"
+    best = max(named, key=lambda found: (int(found["points"]), found["end"], found["prefix"]))
+    return f"{best['prefix']}_{{}}_{best['points']}pts{best['end']}.dat"
+
+
 def _read_modelnet_pickle(file: Path, n_classes: int) -> tuple[list[npt.NDArray[Any]], list[int]]:
     """Clouds and labels of one pickle."""
-    value = read_pickle(file, keep_columns=3)
+    value = read_pickle(file)
     is_pair = isinstance(value, list | tuple) and len(value) == 2
     if not is_pair or not all(isinstance(half, list | tuple) for half in value):
         raise DataError(

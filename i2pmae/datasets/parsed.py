@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import sys
-import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
+from i2pmae.atomic_write import atomic_write
 
 FOLDER_VARIABLE = "I2PMAE_CACHE_DIR"
 _FORMAT = 1
@@ -35,6 +37,8 @@ _HEAD = np.dtype(
 )
 
 Table = npt.NDArray[np.float32]
+
+_creating = threading.Lock()  # a file made twice would lose what was kept in between
 
 
 class ParsedFiles:
@@ -134,8 +138,9 @@ class ParsedFiles:
         content = np.ascontiguousarray(numbers, "<f4")
         head["checksum"] = _checksum(head, content)
         try:
-            if not path.is_file():
-                self._create(path)
+            with _creating:
+                if not path.is_file():
+                    self._create(path)
             with path.open("r+b") as stream:
                 stream.seek(self._place(row))
                 stream.write(head.tobytes() + content.tobytes())
@@ -144,16 +149,9 @@ class ParsedFiles:
 
     def _create(self, path: Path) -> None:
         """Make a file of empty rows; it appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(self._header)
-                stream.truncate(self._place(len(self._rows)))
-            os.replace(name, path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_write(path) as temporary, temporary.open("wb") as stream:
+            stream.write(self._header)
+            stream.truncate(self._place(len(self._rows)))
 
     def _place(self, row: int) -> int:
         return len(self._header) + row * self._row_bytes

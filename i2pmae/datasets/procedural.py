@@ -1,510 +1,142 @@
-"""Shapes made on the spot: twelve everyday classes from parametric parts, with part labels.
-
-Enough to try every command, and to train and test every part of the project, without a download.
-Classes share parts and overlap in proportions, so that telling them apart takes more than an
-outline. y is up, fronts face +z.
-"""
+"""Procedural shapes as data sets: no files, no download."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from i2pmae.datasets.source import Entry, ShapeSource, shape_generator
-from i2pmae.datasets.surfaces import Array, Solids, Vector
+from i2pmae.errors import ConfigError
+from i2pmae.procedural import classes, random_shapes
+from i2pmae.procedural.arrangements import ARRANGEMENTS
+from i2pmae.procedural.primitives import KINDS
 
-_VERSION = 1  # of the shapes; part of the fingerprint
-_UP = (0.0, 1.0, 0.0)
-_SIDE = (1.0, 0.0, 0.0)
+_MOST_SHAPES = 10**7  # a list of their ids takes 2 GB
+_TEST_EVERY = 10
 
 
-class ProceduralShapes(ShapeSource):
+class _Procedural(ShapeSource):
+    """Shapes that depend on the seed and their id alone, with as many points as asked for."""
+
+    version: ClassVar[int]  # of the shapes; part of the fingerprint
+
+    def fingerprint(self) -> str:
+        """Hash of the ids, the seed and the version of the shapes."""
+        told = f"{self.version}\n{self.seed}\n{super().fingerprint()}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def _count(self, _entry: Entry) -> int:
+        return self.points
+
+
+class ProceduralShapes(_Procedural):
     """480 shapes of 12 classes: 30 for training and 10 for testing of each.
 
     A shape depends on the seed and its id alone. It has exactly as many points as asked for,
-    drawn evenly from its surfaces, then centred and scaled to the unit sphere. Classes take
+    drawn evenly from its surfaces, then centered and scaled to the unit sphere. Classes take
     turns in the list, so its first few shapes hold every class.
     """
 
     layout = "procedural"
+    version = 1
     n_train = 30  # per class
     n_test = 10
 
-    def __init__(self, root: Path, *, split: str, limit: int | None, points: int, seed: int):
-        del root  # there are no files
+    def __init__(self, _root: Path, **options: Any):
         nowhere = Path(self.layout)
         numbers = [("train", number) for number in range(self.n_train)]
         numbers += [("test", self.n_train + number) for number in range(self.n_test)]
         entries = [
             Entry(f"{name}/{part}/{name}_{number:02d}", label, part, nowhere, number)
             for part, number in numbers
-            for label, name in enumerate(_CLASSES)
+            for label, name in enumerate(classes.CLASSES)
         ]
         part_names: list[str] = []
         class_parts = []
-        for name, (parts, _) in _CLASSES.items():
+        for name, (parts, _) in classes.CLASSES.items():
             class_parts.append(tuple(range(len(part_names), len(part_names) + len(parts))))
             part_names += [f"{name} {part}" for part in parts]
         self.part_names = tuple(part_names)
         self.class_parts = tuple(class_parts)
-        super().__init__(
-            nowhere, tuple(_CLASSES), entries, split=split, limit=limit, points=points, seed=seed
-        )
-
-    def fingerprint(self) -> str:
-        """Hash of the ids, the seed and the version of the shapes."""
-        told = f"{_VERSION}\n{self.seed}\n{super().fingerprint()}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        super().__init__(nowhere, tuple(classes.CLASSES), entries, **options)
 
     def _read(self, entry: Entry) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         assert self.class_parts is not None
-        name = self.class_names[entry.label]
         generator = shape_generator(self.seed, entry.id)
-        build = _CLASSES[name][1]
-        shape = Solids()
-        build(_Draw(generator), shape)
-        # Drawn before the points, so that the form does not depend on how many there are.
-        deformed = _deformation(generator)
-        points, parts = shape.sample(self.points, generator)
-        size = np.ptp(points, axis=0).max()
-        noise = 0.004 * size * generator.standard_normal(points.shape)
-        points = np.einsum("nc,cd->nd", points, deformed) + noise
+        points, parts = classes.draw_shape(self.class_names[entry.label], self.points, generator)
         return points, parts + self.class_parts[entry.label][0]
 
 
-class _Draw:
-    """Random choices that read like a sentence."""
+class RandomShapes(_Procedural):
+    """As many random shapes as asked for: `procedural-random:30000`, or the word and a limit.
 
-    def __init__(self, generator: np.random.Generator):
-        self._generator = generator
+    A shape depends on the seed and its number alone: neither on how many there are, nor on what
+    was read before it. Every tenth is a test shape. It has exactly as many points as asked for,
+    drawn evenly from its visible surface, then centered and scaled to the unit sphere. The class
+    is the arrangement that the primitives were drawn for, a part the kind of its primitive.
+    """
 
-    def between(self, low: float, high: float) -> float:
-        return low + (high - low) * float(self._generator.random())
+    layout = "procedural-random"
+    version = 2
+    n_shapes = 10_000  # where neither the name nor a limit says how many
+    part_names = KINDS
 
-    def chance(self, probability: float) -> bool:
-        return float(self._generator.random()) < probability
-
-    def one_of(self, *choices: Any) -> Any:
-        return choices[int(self._generator.random() * len(choices))]
-
-
-def _deformation(generator: np.random.Generator) -> Array:
-    """(3, 3): stretch along each axis, lean, turn about the upright axis."""
-    stretch = np.diag(np.exp(0.15 * generator.standard_normal(3)))
-    lean = np.eye(3)
-    lean[1, [0, 2]] = 0.05 * generator.standard_normal(2)
-    angle = np.deg2rad(10) * generator.standard_normal()
-    cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
-    return np.asarray(stretch @ lean @ turn)
-
-
-def _moved(point: Vector, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Array:
-    """A point some way to the right, up and forward."""
-    return np.add(np.asarray(point, np.float64), (x, y, z))
-
-
-def _four_legs(
-    draw: _Draw, shape: Solids, part: int, size: tuple[float, float], top: float
-) -> None:
-    """Legs under a width x depth rectangle at height `top`: straight, tapered or splayed."""
-    width, depth = size
-    thick = draw.between(0.015, 0.04)
-    taper = draw.between(0.5, 1.0)
-    splay = draw.one_of(0.0, 0.0, draw.between(0.02, 0.12))
-    inset = draw.between(1.0, 2.5) * thick
-    is_square = draw.chance(0.5)
-    for x in (-1, 1):
-        for z in (-1, 1):
-            head = np.array([x * (width / 2 - inset), top, z * (depth / 2 - inset)])
-            foot = _moved(head, x * splay, -top, z * splay)
-            if is_square:
-                axis = foot - head
-                edges = [(2 * thick, 0, 0), (0, 0, 2 * thick), axis]
-                shape.slab(part, (head + foot) / 2, edges)
-            else:
-                shape.rod(part, head, foot, thick, thick * taper)
-
-
-def _pedestal(draw: _Draw, shape: Solids, part: int, size: tuple[float, float], top: float) -> None:
-    """One column on a disc or a star of feet."""
-    reach = min(size) * draw.between(0.3, 0.5)
-    thick = draw.between(0.02, 0.05)
-    foot = draw.between(0.02, 0.05)
-    shape.rod(part, (0, foot, 0), (0, top, 0), thick, thick * draw.between(0.7, 1.3))
-    if draw.chance(0.5):
-        shape.rod(part, (0, 0, 0), (0, foot, 0), reach, reach * draw.between(0.5, 1.0))
-        return
-    n_feet = draw.one_of(3, 4, 5)
-    for angle in 2 * np.pi * np.arange(n_feet) / n_feet:
-        tip = (reach * np.cos(angle), 0.01, reach * np.sin(angle))
-        shape.rod(part, (0, foot, 0), tip, 0.02, 0.015)
-
-
-def _panels(draw: _Draw, shape: Solids, part: int, size: tuple[float, float], top: float) -> None:
-    """Two boards that stand at the sides."""
-    width, depth = size
-    thick = draw.between(0.02, 0.06)
-    for x in (-1, 1):
-        middle = (x * (width / 2 - thick * draw.one_of(0.5, 2.0)), top / 2, 0)
-        shape.box(part, middle, (thick, top, depth * draw.between(0.6, 1.0)))
-
-
-def _support(draw: _Draw, shape: Solids, part: int, size: tuple[float, float], top: float) -> None:
-    draw.one_of(_four_legs, _four_legs, _pedestal, _panels)(draw, shape, part, size, top)
-
-
-def _back(
-    draw: _Draw, shape: Solids, part: int, width: float, depth: float, seat: float, height: float
-) -> None:
-    """A back rest behind a seat: a board, upright bars or rungs; upright or leaning."""
-    lean = draw.between(0.0, 0.25) * height
-    thick = draw.between(0.02, 0.05)
-    foot = np.array([0, seat, -depth / 2 + thick / 2])
-    along = np.array([0, height, -lean])
-    style = draw.one_of("board", "bars", "rungs")
-    if style == "board":
-        share = draw.between(0.5, 1.0)  # the board may begin above the seat
-        middle = foot + along * (1 - share / 2)
-        edges: list[Vector] = [
-            (width * draw.between(0.8, 1.0), 0, 0),
-            along * share,
-            (0, 0, thick),
+    def __init__(self, root: Path, *, split: str, limit: int | None, **options: Any):
+        count = self.count_in(root)
+        if count is None:
+            count = self.n_shapes
+            if limit is not None:  # enough of them to choose so many of the split
+                count = {
+                    "train": limit * _TEST_EVERY // (_TEST_EVERY - 1) + 1,
+                    "test": limit * _TEST_EVERY,
+                }.get(split, limit)
+        if not 0 < count <= _MOST_SHAPES:
+            raise ConfigError(f"{root}: expected 1 to {_MOST_SHAPES} shapes, found {count}")
+        nowhere = Path(self.layout)
+        self.class_parts = (tuple(range(len(KINDS))),) * len(ARRANGEMENTS)
+        entries = [
+            Entry(
+                f"random-{number:08d}",
+                _TURNS[number % len(_TURNS)],
+                "test" if number % _TEST_EVERY == _TEST_EVERY - 1 else "train",
+                nowhere,
+                number,
+            )
+            for number in range(count)
         ]
-        shape.slab(part, middle, edges)
-        if share < 0.9:
-            for x in (-0.35, 0.35):
-                shape.rod(part, _moved(foot, x * width), _moved(foot + along, x * width), 0.015)
-        return
-    sides = (-width / 2 + thick, width / 2 - thick)
-    if style == "bars":
-        shape.rod(part, _moved(foot + along, sides[0]), _moved(foot + along, sides[1]), 0.025)
-        places = np.linspace(*sides, draw.one_of(3, 4, 5, 6, 7))
-        for x in places:
-            shape.rod(part, _moved(foot, x), _moved(foot + along, x), 0.012)
-        return
-    for x in sides:
-        shape.rod(part, _moved(foot, x), _moved(foot + along, x), 0.02)
-    for share in np.linspace(0.3, 1.0, draw.one_of(2, 3, 4)):
-        middle = foot + along * share
-        shape.box(part, middle, (width - 2 * thick, 0.06 * height + 0.02, 0.02))
+        super().__init__(nowhere, tuple(ARRANGEMENTS), entries, split=split, limit=limit, **options)
+
+    @classmethod
+    def count_in(cls, path: Path) -> int | None:
+        """The number in `procedural-random:30000`; None where the name has none.
+
+        Raises:
+            ConfigError: if what follows the colon is no number.
+        """
+        word, colon, count = path.name.partition(":")
+        if word != cls.layout or not colon:
+            return None
+        if not count.isdecimal():
+            raise ConfigError(
+                f"{path}: expected a number of shapes after the colon, found {count!r}"
+            )
+        return int(count)
+
+    def _read(self, entry: Entry) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        generator = shape_generator(self.seed, entry.id)
+        return random_shapes.draw_shape(self.class_names[entry.label], self.points, generator)
 
 
-def _arms(draw: _Draw, shape: Solids, part: int, width: float, depth: float, seat: float) -> None:
-    """Rests at both sides of a seat: solid, or rails on posts."""
-    height = draw.between(0.12, 0.28)
-    thick = draw.between(0.03, 0.12)
-    is_solid = draw.chance(0.4)
-    for x in (-1, 1):
-        place = x * width / 2
-        if is_solid:
-            shape.box(part, (place, seat + height / 2, 0), (thick, height, depth))
-            continue
-        shape.box(part, (place, seat + height, 0), (0.05, 0.03, 0.9 * depth))
-        for z in (-0.35, 0.35):
-            shape.rod(part, (place, seat, z * depth), (place, seat + height, z * depth), 0.015)
-
-
-def _airplane(draw: _Draw, shape: Solids) -> None:
-    body, wing, tail, engine = range(4)
-    length = draw.between(1.4, 2.0)
-    radius = length * draw.between(0.035, 0.075)
-    nose, stern = draw.between(0.08, 0.2) * length, draw.between(0.2, 0.4) * length
-    profile = [
-        (0.0, 0.0),
-        (0.5 * radius, 0.25 * nose),
-        (0.85 * radius, 0.6 * nose),
-        (radius, nose),
-        (radius, length - stern),
-        (0.6 * radius, length - 0.4 * stern),
-        (draw.between(0.1, 0.3) * radius, length),
-        (0.0, length),
-    ]
-    shape.turned(body, (0, 0, length / 2), (0, 0, -1), profile)
-    span = length * draw.between(0.35, 0.6)
-    chord = length * draw.between(0.1, 0.22)
-    sweep = -span * draw.one_of(draw.between(0.0, 0.15), draw.between(0.3, 0.8))
-    rise = span * draw.between(-0.05, 0.15)
-    height = radius * draw.one_of(-0.6, 0.0, 0.8)
-    forward = length * draw.between(-0.05, 0.15)
-    for x in (-1, 1):
-        reach = np.array([x * span, rise, sweep])
-        root = np.array([0, height, forward])
-        shape.slab(wing, root + reach / 2, [reach, (0, 0.02, 0), (0, 0, chord)])
-        for share in draw.one_of((), (0.35,), (0.3, 0.6)):
-            at = _moved(root + reach * share, y=-0.05 * length * draw.one_of(0.7, -0.5))
-            long, wide = draw.between(0.6, 1.1) * chord, draw.between(0.3, 0.6) * radius
-            shape.rod(engine, _moved(at, z=long / 2), _moved(at, z=-long / 2), wide, 0.7 * wide)
-    end = -length / 2 + chord * 0.4
-    fin = length * draw.between(0.1, 0.18)
-    top = np.array([0, fin + radius, -0.5 * fin])
-    shape.slab(tail, np.array([0, 0, end]) + top / 2, [top, (0.02, 0, 0), (0, 0, 0.6 * chord)])
-    level = top * draw.one_of(0.1, 0.1, 1.0)
-    for x in (-1, 1):
-        reach = np.array([x * fin * 1.2, 0, -0.4 * fin])
-        middle = np.array([0, 0, end]) + level + reach / 2
-        shape.slab(tail, middle, [reach, (0, 0.02, 0), (0, 0, 0.5 * chord)])
-
-
-def _bed(draw: _Draw, shape: Solids) -> None:
-    mattress, frame, headboard, leg, pillow = range(5)
-    width, depth = draw.between(0.8, 1.9), draw.between(1.7, 2.2)
-    legs = draw.between(0.05, 0.35)
-    board, soft = draw.between(0.06, 0.2), draw.between(0.12, 0.28)
-    _four_legs(draw, shape, leg, (width, depth), legs)
-    shape.box(frame, (0, legs + board / 2, 0), (width, board, depth))
-    inner = draw.between(0.9, 1.0)
-    shape.box(mattress, (0, legs + board + soft / 2, 0), (inner * width, soft, inner * depth))
-    high = draw.between(0.3, 0.9)
-    back = (0, (legs + board + high) / 2, -depth / 2)
-    shape.box(headboard, back, (width, legs + board + high, 0.05))
-    if draw.chance(0.4):
-        low = legs + board + high * draw.between(0.2, 0.6)
-        shape.box(headboard, (0, low / 2, depth / 2), (width, low, 0.05))
-    n_pillows = draw.one_of(0, 1, 2) if width > 1.2 else draw.one_of(0, 1)
-    for number in range(n_pillows):
-        x = (number - (n_pillows - 1) / 2) * width * 0.45
-        place = (x, legs + board + soft + 0.05, -0.38 * depth)
-        shape.box(pillow, place, (0.4 * width, 0.1, 0.35))
-
-
-def _bench(draw: _Draw, shape: Solids) -> None:
-    seat, back, leg = range(3)
-    width, depth = draw.between(0.9, 1.8), draw.between(0.3, 0.5)
-    height, thick = draw.between(0.35, 0.55), draw.between(0.03, 0.07)
-    draw.one_of(_four_legs, _panels)(draw, shape, leg, (width, depth), height)
-    n_boards = draw.one_of(1, 1, 3, 4)
-    for number in range(n_boards):
-        z = ((number + 0.5) / n_boards - 0.5) * depth
-        shape.box(
-            seat,
-            (0, height + thick / 2, z),
-            (width, thick, depth / n_boards * draw.between(0.7, 1)),
-        )
-    if draw.chance(0.4):
-        _back(draw, shape, back, width, depth, height + thick, draw.between(0.3, 0.5))
-
-
-def _bottle(draw: _Draw, shape: Solids) -> None:
-    body, neck, cap = range(3)
-    radius, height = draw.between(0.1, 0.22), draw.between(0.35, 0.7)
-    narrow, long = radius * draw.between(0.25, 0.7), draw.between(0.05, 0.3)
-    shoulder, waist = draw.between(0.02, 0.2), draw.between(0.8, 1.05)
-    shape.turned(
-        body,
-        (0, 0, 0),
-        _UP,
-        [
-            (0, 0),
-            (radius, 0),
-            (radius * waist, height / 2),
-            (radius, height),
-            ((radius + narrow) * draw.between(0.4, 0.6), height + 0.6 * shoulder),
-            (narrow, height + shoulder),
-        ],
+_SHARES = (2, 2, 3, 4, 4, 3, 2, 2, 1, 3, 3)  # of 29 shapes in a row
+# Arrangements take turns. No tenth turn is always the same one, so splits do not differ.
+_TURNS = tuple(
+    label
+    for _, label in sorted(
+        ((turn + 0.5) / share, label)
+        for label, share in enumerate(_SHARES)
+        for turn in range(share)
     )
-    top = height + shoulder + long
-    shape.turned(neck, (0, height + shoulder, 0), _UP, [(narrow, 0), (narrow * 0.9, long)])
-    wide = narrow * draw.between(1.0, 1.4)
-    shape.rod(cap, (0, top, 0), (0, top + draw.between(0.03, 0.1), 0), wide)
-
-
-def _cabinet(draw: _Draw, shape: Solids) -> None:
-    body, door, handle, leg = range(4)
-    width, depth = draw.between(0.5, 1.4), draw.between(0.3, 0.6)
-    height, legs = draw.between(0.5, 1.8), draw.one_of(0.0, draw.between(0.05, 0.25))
-    if legs:
-        _four_legs(draw, shape, leg, (width, depth), legs)
-    shape.box(body, (0, legs + height / 2, 0), (width, height, depth))
-    columns, rows = draw.one_of((1, 1), (2, 1), (2, 2), (1, 3), (1, 4), (2, 3))
-    gap = draw.between(0.01, 0.03)
-    wide, high = width / columns - gap, height / rows - gap
-    for column in range(columns):
-        for row in range(rows):
-            x = ((column + 0.5) / columns - 0.5) * width
-            y = legs + (row + 0.5) / rows * height
-            shape.box(door, (x, y, depth / 2 + 0.015), (wide, high, 0.03))
-            side = 0.0 if rows > 2 else (0.4 if x <= 0 else -0.4) * wide
-            lying = rows > 2
-            grip = (0.25 * wide, 0.025, 0.03) if lying else (0.025, min(0.2, 0.4 * high), 0.03)
-            shape.box(handle, (x + side, y, depth / 2 + 0.05), grip)
-
-
-def _chair(draw: _Draw, shape: Solids) -> None:
-    seat, back, leg, arm = range(4)
-    width, depth = draw.between(0.4, 0.65), draw.between(0.4, 0.6)
-    height, thick = draw.between(0.35, 0.6), draw.between(0.03, 0.12)
-    _support(draw, shape, leg, (width, depth), height)
-    if draw.chance(0.25):
-        shape.rod(seat, (0, height, 0), (0, height + thick, 0), min(width, depth) / 2)
-    else:
-        shape.box(seat, (0, height + thick / 2, 0), (width, thick, depth))
-    _back(draw, shape, back, width, depth, height + thick, draw.between(0.25, 0.7))
-    if draw.chance(0.4):
-        _arms(draw, shape, arm, width, depth, height + thick)
-
-
-def _lamp(draw: _Draw, shape: Solids) -> None:
-    base, pole, shade = range(3)
-    height, thick = draw.between(0.3, 1.5), draw.between(0.012, 0.03)
-    foot = draw.between(0.1, 0.22)
-    if draw.chance(0.7):
-        shape.turned(base, (0, 0, 0), _UP, [(0, 0), (foot, 0), (foot * 0.9, 0.03), (thick, 0.06)])
-    else:
-        shape.box(base, (0, 0.03, 0), (2 * foot, 0.06, 2 * foot))
-    top = np.array([0.0, height, 0.0])
-    if draw.chance(0.35):  # an arm that reaches forward
-        reach = draw.between(0.2, 0.4)
-        shape.rod(pole, (0, 0.05, 0), top, thick)
-        end = _moved(top, y=draw.between(-0.1, 0.2), z=reach)
-        shape.rod(pole, top, end, thick)
-        top, axis = end, np.array([0, -1.0, draw.between(-0.2, 0.8)])
-    else:
-        shape.rod(pole, (0, 0.05, 0), top, thick, thick * draw.between(0.5, 2.5))
-        axis = np.array([0, -1.0, 0])
-        top = _moved(top, y=draw.between(0.0, 0.1))
-    narrow, wide = draw.between(0.04, 0.15), draw.between(0.12, 0.3)
-    long = draw.between(0.12, 0.35)
-    if draw.chance(0.2):  # a globe
-        bends = np.linspace(0, np.pi, 9)
-        profile = [(wide * np.sin(bend), wide * (1 - np.cos(bend))) for bend in bends]
-        shape.turned(shade, top - axis * wide, axis, profile)
-    else:
-        shape.turned(shade, top, axis, [(narrow, 0), (wide, long)])
-        if draw.chance(0.5):
-            shape.turned(shade, top, axis, [(0, 0), (narrow, 0)])
-
-
-def _mug(draw: _Draw, shape: Solids) -> None:
-    body, handle = range(2)
-    radius, height = draw.between(0.2, 0.32), draw.between(0.3, 0.75)
-    wall, flare = draw.between(0.015, 0.03), draw.between(0.75, 1.2)
-    belly = draw.between(0.95, 1.15)
-    top = radius * flare
-    shape.turned(
-        body,
-        (0, 0, 0),
-        _UP,
-        [
-            (0, 0),
-            (radius, 0),
-            ((radius + top) / 2 * belly, height / 2),
-            (top, height),
-            (top - wall, height),
-            ((radius + top) / 2 * belly - wall, height / 2),
-            (radius - wall, wall),
-            (0, wall),
-        ],
-    )
-    bow, tube = height * draw.between(0.18, 0.35), draw.between(0.018, 0.04)
-    place = ((radius + top) / 2 * belly - 0.1 * bow, height * draw.between(0.45, 0.6), 0)
-    if draw.chance(0.75):
-        shape.tube(handle, place, (_SIDE, _UP), (bow, tube), (-np.pi / 2, np.pi / 2))
-    else:
-        for y in (-bow, bow):
-            start = _moved(place, y=y)
-            shape.rod(handle, start, _moved(start, bow), tube)
-        shape.rod(handle, _moved(place, bow, -bow), _moved(place, bow, bow), tube)
-
-
-def _shelf(draw: _Draw, shape: Solids) -> None:
-    side, board, back = range(3)
-    width, depth = draw.between(0.5, 1.4), draw.between(0.22, 0.45)
-    height, thick = draw.between(0.6, 2.0), draw.between(0.015, 0.045)
-    is_frame = draw.chance(0.35)
-    for x in (-1, 1):
-        place = x * (width - thick) / 2
-        if not is_frame:
-            shape.box(side, (place, height / 2, 0), (thick, height, depth))
-            continue
-        for z in (-1, 1):
-            at = z * (depth - thick) / 2
-            shape.box(side, (place, height / 2, at), (1.5 * thick, height, 1.5 * thick))
-    lowest = draw.between(0.02, 0.15)
-    for share in np.linspace(lowest, draw.between(0.9, 1.0), draw.one_of(3, 4, 5, 6)):
-        shape.box(board, (0, share * height, 0), (width, thick, depth))
-    if draw.chance(0.4):
-        shape.box(back, (0, height / 2, -depth / 2), (width, height, 0.01))
-
-
-def _sofa(draw: _Draw, shape: Solids) -> None:
-    seat, back, arm, leg = range(4)
-    width, depth = draw.between(1.0, 2.2), draw.between(0.6, 0.95)
-    legs, thick = draw.between(0.04, 0.2), draw.between(0.18, 0.35)
-    top = legs + thick
-    _four_legs(draw, shape, leg, (width, depth), legs)
-    n_cushions = draw.one_of(1, 2, 3)
-    shape.box(seat, (0, legs + thick / 2, 0), (width, thick, depth))
-    for number in range(n_cushions):
-        x = ((number + 0.5) / n_cushions - 0.5) * width * 0.9
-        shape.box(seat, (x, top + 0.05, 0.05), (0.85 * width / n_cushions, 0.1, depth * 0.75))
-    high, fat = draw.between(0.3, 0.6), draw.between(0.1, 0.25)
-    edges = [(width, 0, 0), (0, high, -draw.between(0.0, 0.15)), (0, 0, fat)]
-    shape.slab(back, (0, top + high / 2, -depth / 2 + fat / 2), edges)
-    rest, wide = draw.between(0.15, 0.3), draw.between(0.1, 0.22)
-    for x in draw.one_of((-1, 1), (-1, 1), (-1, 1), (1,)):
-        place = x * (width / 2 - wide / 2)
-        shape.box(arm, (place, top + rest / 2, 0), (wide, rest, depth))
-        if draw.chance(0.4):
-            at = top + rest
-            shape.rod(arm, (place, at, -depth / 2), (place, at, depth / 2), 0.6 * wide)
-
-
-def _table(draw: _Draw, shape: Solids) -> None:
-    top, leg, shelf = range(3)
-    width, depth = draw.between(0.7, 1.8), draw.between(0.5, 0.95)
-    height, thick = draw.between(0.35, 0.8), draw.between(0.02, 0.07)
-    if draw.chance(0.3):
-        width = depth
-        shape.rod(top, (0, height, 0), (0, height + thick, 0), depth / 2)
-        inner = (0.7 * depth, 0.7 * depth)
-    else:
-        shape.box(top, (0, height + thick / 2, 0), (width, thick, depth))
-        inner = (width, depth)
-    _support(draw, shape, leg, inner, height)
-    if draw.chance(0.3):
-        level = draw.between(0.2, 0.8) * height
-        shape.box(shelf, (0, level, 0), (0.85 * inner[0], 0.025, 0.85 * inner[1]))
-
-
-def _vase(draw: _Draw, shape: Solids) -> None:
-    body, neck, foot = range(3)
-    belly, height = draw.between(0.12, 0.3), draw.between(0.3, 0.8)
-    bottom, narrow = belly * draw.between(0.4, 0.9), belly * draw.between(0.3, 0.95)
-    widest = draw.between(0.35, 0.75) * height
-    stand, long = draw.between(0.02, 0.1), draw.between(0.04, 0.3)
-    wide = bottom * draw.between(0.7, 1.3)
-    shape.turned(foot, (0, 0, 0), _UP, [(0, 0), (wide, 0), (bottom, stand)])
-    bulge = draw.between(0.85, 1.0)
-    profile = [
-        (bottom, 0),
-        ((bottom + 2 * belly) / 3 * bulge, widest / 2),
-        (belly, widest),
-        ((narrow + 2 * belly) / 3 * bulge, (widest + height) / 2),
-        (narrow, height),
-    ]
-    shape.turned(body, (0, stand, 0), _UP, profile)
-    rim = narrow * draw.between(0.8, 1.7)
-    shape.turned(neck, (0, stand + height, 0), _UP, [(narrow, 0), (rim, long), (rim * 0.9, long)])
-
-
-_Build = Callable[[_Draw, Solids], None]
-_CLASSES: dict[str, tuple[tuple[str, ...], _Build]] = {
-    "airplane": (("body", "wing", "tail", "engine"), _airplane),
-    "bed": (("mattress", "frame", "headboard", "leg", "pillow"), _bed),
-    "bench": (("seat", "back", "leg"), _bench),
-    "bottle": (("body", "neck", "cap"), _bottle),
-    "cabinet": (("body", "door", "handle", "leg"), _cabinet),
-    "chair": (("seat", "back", "leg", "arm"), _chair),
-    "lamp": (("base", "pole", "shade"), _lamp),
-    "mug": (("body", "handle"), _mug),
-    "shelf": (("side", "board", "back"), _shelf),
-    "sofa": (("seat", "back", "arm", "leg"), _sofa),
-    "table": (("top", "leg", "shelf"), _table),
-    "vase": (("body", "neck", "foot"), _vase),
-}
+)

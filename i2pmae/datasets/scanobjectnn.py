@@ -1,17 +1,18 @@
 """ScanObjectNN: scanned objects of 15 classes, in three variants.
 
 `main_split` holds objects with their background (OBJ-BG), `main_split_nobg` without (OBJ-ONLY),
-and `*_objectdataset_augmentedrot_scale75.h5` in `main_split` the hardest ones (PB-T50-RS).
+and `*_objectdataset_augmentedrot_scale75.h5` in `main_split` the hardest ones (PB-T50-RS). Where
+there is no main split, one of the four others is read.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from i2pmae.datasets.files import require_file
 from i2pmae.datasets.hdf5 import Hdf5Source
 from i2pmae.errors import DataError
+from i2pmae.formats.files import require_file
 
 CLASS_NAMES = (
     "bag",
@@ -30,7 +31,9 @@ CLASS_NAMES = (
     "sofa",
     "toilet",
 )
-FOLDERS = ("main_split", "main_split_nobg")
+_MAIN = "main_split"
+_OTHER_SPLITS = ("split1", "split2", "split3", "split4")  # of the same objects, less used
+FOLDERS = (_MAIN, f"{_MAIN}_nobg")
 _PREFIXES = {"train": "training", "test": "test"}
 
 
@@ -45,6 +48,7 @@ class ScanObjectNN(Hdf5Source):
 
     folder: ClassVar[str]
     suffix: ClassVar[str] = ""
+    unit_sphere: ClassVar[Literal["always", "outside", "never"]] = "never"
     svm_points = None
     svm_c = 0.018
 
@@ -71,8 +75,11 @@ class ScanObjectNN(Hdf5Source):
     @classmethod
     def find(cls, root: Path) -> Path | None:
         """The folder at or below `root` that holds files of this variant, or None."""
-        folders = [root / "h5_files" / cls.folder, root / cls.folder]
-        if root.name == cls.folder or root.name not in FOLDERS:
+        ending = cls.folder.removeprefix(_MAIN)
+        own = [f"{name}{ending}" for name in (_MAIN, *_OTHER_SPLITS)]
+        folders = [above / name for name in own for above in (root / "h5_files", root)]
+        others = [f"{name}{other}" for name in (_MAIN, *_OTHER_SPLITS) for other in ("", "_nobg")]
+        if root.name in own or root.name not in others:
             folders.append(root)
         for folder in folders:
             if any(cls._file(folder, name).is_file() for name in _PREFIXES):

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
-from i2pmae.datasets.files import plain_name, read_names, read_npy
 from i2pmae.datasets.hdf5 import lists_to_read
 from i2pmae.datasets.source import Entry, ShapeSource
 from i2pmae.errors import DataError
+from i2pmae.formats.files import plain_name, read_names, read_npy
 
 
 class ShapeNet55(ShapeSource):
-    """ShapeNet-55; the first points of each shape, then centred and scaled to the unit sphere.
+    """ShapeNet-55; the first points of each shape, then centered and scaled to the unit sphere.
 
     The files' points are in random order, so the first n are a fair sample.
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from i2pmae.datasets.coordinates import Up, in_unit_sphere, to_unit_sphere, turned, usable
 from i2pmae.errors import DataError
+from i2pmae.formats.files import require_content, storable
+from i2pmae.formats.polygons import Mesh
 
 Points = npt.NDArray[np.float32]
 Parts = npt.NDArray[np.uint8]
 
 SPLIT_NAMES = ("train", "val", "test", "all")
+
+
+class SplitError(DataError):
+    """A data set has no shapes of the split asked for."""
 
 
 class Shape(NamedTuple):
@@ -55,10 +61,14 @@ class ShapeSource(ABC):
         notes: sentences for the user: what was left out or taken for granted.
         points: most points that `load` returns.
         seed: decides random samples of surfaces and clouds.
+        up: axis of the files that points up; shapes are turned so that it is y.
+        stated_up: axis that the files themselves say points up; None where they say nothing.
+        in_order: keep the first points even where a random subset is usual.
+        not_finite: points left out of shapes read so far as they are not finite, by index.
         layout: name of the layout, as `--layout` takes it.
         recipe: name of the fine-tuning recipe of this layout's data set.
         svm_points: points that the linear SVM uses, the first ones; None: all.
-        svm_c: published regularisation of the linear SVM; None where nobody published one.
+        svm_c: published regularization of the linear SVM; None where nobody published one.
         part_names: name of each part label, or None where shapes have no parts.
         class_parts: per class, the part labels that occur in it, or None without parts.
     """
@@ -70,11 +80,15 @@ class ShapeSource(ABC):
     part_names: tuple[str, ...] | None = None
     class_parts: tuple[tuple[int, ...], ...] | None = None
 
+    split_hint: ClassVar[str] = "Folders or lists named train and test tell splits."
     train_splits: ClassVar[tuple[str, ...]] = ("train",)  # what `split="train"` reads
-    unit_sphere: ClassVar[bool] = True  # centre and scale, or keep coordinates as stored
+    # Which clouds are centered and scaled to the unit sphere: all, those that do not reach its
+    # surface exactly, or none, as a published protocol asks.
+    unit_sphere: ClassVar[Literal["always", "outside", "never"]] = "always"
     shuffled: ClassVar[bool] = False  # keep a random subset in random order, or the first points
-    normalized_points: ClassVar[int | None] = 0  # points that decide centre and scale: as many
+    normalized_points: ClassVar[int | None] = 0  # points that decide center and scale: as many
     # as are kept, or this many if that is more; None: all
+    skips_not_finite: ClassVar[bool] = False  # leave out points that are NaN or infinite
     uniform: ClassVar[bool] = False  # all shapes must hold equally many points
     hash_contents: ClassVar[bool] = False  # the fingerprint covers what the files hold
 
@@ -94,6 +108,10 @@ class ShapeSource(ABC):
         self.class_names = tuple(class_names)
         self.points = points
         self.seed = seed
+        self.up: Up = "y"
+        self.stated_up: str | None = None
+        self.in_order = False
+        self.not_finite: dict[int, int] = {}
         self.notes = list(notes)
         _check_ids(root, entries)
         if not entries:
@@ -133,7 +151,7 @@ class ShapeSource(ABC):
 
         Returns:
             What `load` returns, and (n, 3 or more columns) numbers in the file's unit and order,
-            before any were left out, centred or scaled; of a mesh, the points drawn.
+            before any were chosen, turned, centered or scaled; of a mesh, the points drawn.
 
         Raises:
             DataError, IndexError: as `load`.
@@ -143,11 +161,48 @@ class ShapeSource(ABC):
         entry = self.entries[index]
         coordinates, parts = self._read(entry)
         try:
+            if self.skips_not_finite:
+                coordinates = self._keep_finite(index, coordinates)
             if self.uniform:
                 self._check_count(coordinates)
             return self._finish(entry, coordinates, parts), coordinates
         except DataError as error:
             raise DataError(f"{self._where(entry)}: {error}") from None
+
+    @property
+    def has_surfaces(self) -> bool:
+        """Whether `load_with_surface` has surfaces to give."""
+        return False
+
+    def load_with_surface(self, index: int) -> tuple[Shape, Mesh]:
+        """Read one shape, and the surface that its points were drawn from.
+
+        Args:
+            index: as in `load`.
+
+        Returns:
+            What `load` returns, and a mesh in the coordinates of its points.
+
+        Raises:
+            DataError, IndexError: as `load`.
+        """
+        raise NotImplementedError  # `has_surfaces` says where there are some
+
+    def count(self, index: int) -> int | None:
+        """How many points `load` will return, without reading the shape.
+
+        Args:
+            index: as in `load`.
+
+        Returns:
+            Points as the file's name, size or header tells; fewer may be usable. None if only
+            reading tells.
+
+        Raises:
+            DataError: if the file is missing, empty, or its header is damaged.
+        """
+        n_points = self._count(self.entries[index])
+        return None if n_points is None else min(n_points, self.points)
 
     def fingerprint(self) -> str:
         """Hash of what the source holds: layout, ids, labels, file names and sizes.
@@ -168,23 +223,68 @@ class ShapeSource(ABC):
                 _hash_file(file, digest)
         return digest.hexdigest()
 
+    def times(self, ids: Collection[str] | None = None) -> str:
+        """Hash of the files' names, sizes and times of change; of equal ones none was changed.
+
+        Args:
+            ids: shapes whose files count; None: all.
+
+        Returns:
+            64 hexadecimal digits. A copy of a data set may have others.
+        """
+        digest = hashlib.sha256()
+        chosen = {entry.file for entry in self.entries if ids is None or entry.id in ids}
+        for file in sorted(chosen, key=os.fspath):
+            try:
+                found = os.stat(file)
+            except OSError:  # of built-in shapes there are none
+                continue
+            name = os.path.relpath(file, self.root)
+            told = f"{name}\t{found.st_size}\t{found.st_mtime_ns}\n"
+            digest.update(told.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
     @abstractmethod
     def _read(self, entry: Entry) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         """All coordinates (n, 3 or more columns) and part labels (n,) of a shape."""
 
-    def _check_count(self, coordinates: npt.NDArray[Any]) -> None:
-        """Refuse a shape that was cut short: in this layout all hold equally many points."""
+    def _count(self, entry: Entry) -> int | None:
+        """Points of a shape, see `count`; of any size where all hold equally many."""
+        require_content(entry.file)
+        return self._points_of_others() if self.uniform else None
+
+    def _points_of_others(self) -> int | None:
+        """How many points all shapes should hold, as a few of them do; None if these are bad."""
         if self._expected_points is None:
             counts = []
             for entry in self._samples:
                 with contextlib.suppress(DataError):  # load() of that shape says so
                     counts.append(self._read(entry)[0].shape[0])
-            self._expected_points = statistics.median_high(counts or [coordinates.shape[0]])
-        if coordinates.shape[0] != self._expected_points:
+            self._expected_points = statistics.median_high(counts) if counts else None
+        return self._expected_points
+
+    def _check_count(self, coordinates: npt.NDArray[Any]) -> None:
+        """Refuse a shape that was cut short: in this layout all hold equally many points."""
+        expected = self._points_of_others()
+        if expected is not None and coordinates.shape[0] != expected:
             raise DataError(
-                f"holds {coordinates.shape[0]} points, others {self._expected_points}: mixed point "
-                "counts. Download the data set again."
+                f"holds {coordinates.shape[0]} points, others {expected}: mixed point counts. "
+                "Download the data set again."
             )
+
+    def _keep_finite(self, index: int, coordinates: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The points that are finite; scanners mark pixels without a measurement by NaN."""
+        if coordinates.ndim != 2 or coordinates.dtype.kind != "f":
+            return coordinates
+        finite = np.isfinite(coordinates[:, :3]).all(axis=1)
+        n_left_out = len(finite) - int(np.count_nonzero(finite))
+        if n_left_out == 0:
+            return coordinates
+        if n_left_out == len(finite):
+            raise DataError(f"none of its {n_left_out} points is finite. Remove it or replace it.")
+        self.not_finite[index] = n_left_out
+        kept: npt.NDArray[Any] = coordinates[finite]
+        return kept
 
     def _where(self, entry: Entry) -> str:
         """How messages name a shape."""
@@ -193,15 +293,18 @@ class ShapeSource(ABC):
     def _finish(
         self, entry: Entry, coordinates: npt.NDArray[Any], parts: npt.NDArray[Any] | None
     ) -> Shape:
-        """Check what was read, choose the points to keep, centre and scale them."""
-        xyz = usable(coordinates)
-        if self.unit_sphere and self.normalized_points is None:
+        """Check what was read, choose the points to keep, center and scale them."""
+        xyz = turned(usable(coordinates), self.up)
+        scaled = self.unit_sphere == "always" or (
+            self.unit_sphere == "outside" and not in_unit_sphere(xyz)
+        )
+        if scaled and self.normalized_points is None:
             xyz = to_unit_sphere(xyz)
-        if self.shuffled:
+        if self.shuffled and not self.in_order:
             order = random_order(len(xyz), self.points, shape_generator(self.seed, entry.id))
             xyz = xyz[order]
             parts = None if parts is None else parts[order]
-        if self.unit_sphere and self.normalized_points is not None:
+        if scaled and self.normalized_points is not None:
             xyz = to_unit_sphere(xyz[: max(self.normalized_points, self.points)])
         kept = np.array(xyz[: self.points], dtype=np.float32)
         if parts is None:
@@ -222,6 +325,12 @@ class ShapeSource(ABC):
         else:
             wanted = (*self.train_splits, "") if split == "train" else (split,)
             chosen = [entry for entry in entries if entry.split in wanted]
+            unused = sum(entry.split == "val" for entry in entries)
+            if split == "train" and unused and "val" not in self.train_splits:
+                self.notes.append(
+                    f"{unused} shapes of split val are left out; fine-tuning validates on a part "
+                    "of the training shapes"
+                )
             outside = sum(entry.split == "" for entry in entries)
             if outside and split == "train":
                 self.notes.append(
@@ -230,9 +339,9 @@ class ShapeSource(ABC):
                 )
         if not chosen:
             known = ", ".join(name for name in present if name) or "none"
-            raise DataError(
+            raise SplitError(
                 f"{self.root} holds no shapes of split {split!r}; splits found: {known}. "
-                "Name one of them with --split, or use --split all."
+                f"{self.split_hint}"
             )
         return chosen[:limit]
 
@@ -244,68 +353,6 @@ class ShapeSource(ABC):
             self.notes.append(
                 f"{len(absent)} of {len(self.class_names)} classes have no shape here: {some}"
             )
-
-
-def usable(coordinates: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the x, y, z columns of a cloud that can be rendered and grouped.
-
-    Args:
-        coordinates: (n, 3 or more) numbers.
-
-    Returns:
-        (n, 3) float32 or float64.
-
-    Raises:
-        DataError: if there are no points, no three columns, values that are not finite, or no
-            extent along any axis.
-    """
-    if coordinates.ndim != 2 or coordinates.shape[1] < 3:
-        raise DataError(
-            f"holds an array of shape {coordinates.shape}; expected (points, 3 or more columns). "
-            "Store one point a row."
-        )
-    if coordinates.dtype.kind not in "fiu":
-        raise DataError(f"holds {coordinates.dtype} values; expected numbers. Convert it to float.")
-    if len(coordinates) == 0:
-        raise DataError("holds no points. Remove it or replace it.")
-    xyz = coordinates[:, :3]
-    if xyz.dtype not in (np.float32, np.float64):
-        xyz = xyz.astype(np.float64)
-    finite = np.isfinite(xyz)
-    if not finite.all():
-        finite = finite.all(axis=1)
-        raise DataError(
-            f"{int((~finite).sum())} of {len(xyz)} points are not finite (NaN or infinite), "
-            f"the first in row {int(finite.argmin())}. Remove them or replace the file."
-        )
-    if (xyz == xyz[0]).all():
-        raise DataError(f"all {len(xyz)} points coincide. Remove it or replace it.")
-    return xyz
-
-
-def to_unit_sphere(points: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Move the mean to the origin and scale the farthest point to distance 1.
-
-    Args:
-        points: (n, 3) finite, not all equal, any unit.
-
-    Returns:
-        (n, 3) float64.
-
-    Raises:
-        DataError: if the chosen points coincide or their extent cannot be computed.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Dividing first keeps means and squares of far-away coordinates from overflowing.
-        scaled = points.astype(np.float64) / max(float(np.abs(points).max()), 1e-300)
-        centered = scaled - scaled.T.copy().mean(axis=1)  # along the memory: four times as fast
-        radius = math.sqrt(np.einsum("ij,ij->i", centered, centered).max())
-    if not np.isfinite(radius) or radius <= 1e-12:
-        raise DataError(
-            "its points are too close together, compared with their distance from the origin, "
-            "to be scaled. Move it to the origin or remove it."
-        )
-    return np.asarray(centered / radius, dtype=np.float64)
 
 
 def shape_generator(seed: int, shape_id: str) -> np.random.Generator:
@@ -342,7 +389,7 @@ def _check_ids(root: Path, entries: Sequence[Entry]) -> None:
                 f"{entry.file.name}). Remove or rename one of them."
             )
         seen[entry.id] = entry.file
-        if not entry.id.isprintable():
+        if not storable(entry.id):
             raise DataError(
                 f"{root}: the name {entry.id!a} holds characters that cannot be stored. "
                 "Rename the file."

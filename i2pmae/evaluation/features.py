@@ -26,7 +26,7 @@ def extract_features(
     """Encode clouds batch by batch, without gradients; clouds are read as they are needed.
 
     Args:
-        encode: (B, N, 3) float32 on `device` -> (B, C), in evaluation mode.
+        encode: (B, N, 3) float32 on `device` -> (B, C) or (B, N, C), in evaluation mode.
         clouds: (N, 3) each, N the same for all.
         batch_size: clouds per call; the last call may get fewer.
         device: where `encode` lives.
@@ -35,7 +35,7 @@ def extract_features(
         total: number of clouds, for the bar.
 
     Returns:
-        (S, C) float32.
+        (S, C) or (S, N, C) float32.
 
     Raises:
         DataError: if there are no clouds, one has another number of points, or a feature is not
@@ -55,7 +55,7 @@ def extract_features(
     if not features:
         raise DataError("there are no shapes to encode")
     found = np.concatenate(features)
-    bad = int((~np.isfinite(found)).any(axis=1).sum())
+    bad = int((~np.isfinite(found.reshape(len(found), -1))).any(axis=1).sum())
     if bad:
         raise DataError(
             f"features of {bad} of {len(found)} shapes are not finite; the checkpoint is damaged "

@@ -1,4 +1,4 @@
-"""Few-shot classification: episodes of a few classes with a few labelled shapes each."""
+"""Few-shot classification: episodes of a few classes with a few labeled shapes each."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def sample_episodes(
     Fold i depends on the seed and i alone, so more folds leave the first ones as they are.
 
     Args:
-        labels: (S,) class of each shape of a labelled source.
+        labels: (S,) class of each shape of a labeled source.
         ways: classes per episode.
-        shots: labelled shapes per class.
+        shots: labeled shapes per class.
         folds: how many episodes.
         tests: test shapes per class.
         seed: the same seed gives the same episodes.

@@ -15,15 +15,19 @@ def flat_map(vectors: NDArray[np.floating], seed: int = 0) -> NDArray[np.float64
         seed: of what is random.
 
     Returns:
-        (S, 2) in [0, 1]. Distances between far groups say nothing.
+        (S, 2) in [0, 1]. Distances between far groups say nothing. Equal vectors share a place.
     """
     from sklearn.manifold import TSNE
 
-    scaled = vectors.astype(np.float64) - vectors.mean(axis=0)
-    scaled /= np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
+    exact = vectors.astype(np.float64)
+    scaled = exact - exact.mean(axis=0)
+    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+    rounding = np.finfo(np.float32).eps * np.linalg.norm(exact, axis=1).max()
+    scaled = np.where(lengths > rounding, scaled / np.maximum(lengths, 1e-12), 0)
     left, sizes, _ = np.linalg.svd(scaled, full_matrices=False)
     places = (left * sizes)[:, :_COMPONENTS]
-    if len(places) >= _FEWEST:
+    # t-SNE divides by the spread, and crashes where there is none.
+    if len(places) >= _FEWEST and places.any():
         perplexity = min(30.0, (len(places) - 1) / 3)
         places = TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(places)
     flat = np.zeros((len(places), 2))

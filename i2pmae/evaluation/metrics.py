@@ -1,9 +1,10 @@
-"""How good predictions are: accuracies, confusion, part IoU, mean and deviation."""
+"""How good predictions are: accuracies, confusion, part IoU, mean and standard deviation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +25,17 @@ def accuracy(predictions: Labels, labels: Labels) -> float:
 
 
 def per_class_accuracy(predictions: Labels, labels: Labels, n_classes: int) -> NDArray[np.float64]:
-    """(n_classes,) percent of each class's shapes that are recognised; NaN without shapes."""
+    """(n_classes,) percent of each class's shapes that are recognized; NaN without shapes."""
     shapes = np.bincount(labels, minlength=n_classes)
     hits = np.bincount(labels[predictions == labels], minlength=n_classes)
     percent = np.full(n_classes, np.nan)
     percent[shapes > 0] = 100 * hits[shapes > 0] / shapes[shapes > 0]
     return percent
+
+
+def mean_class_accuracy(per_class: Mapping[str, float]) -> float | None:
+    """Mean percent over the classes that have shapes; rare ones count as much as frequent ones."""
+    return statistics.fmean(per_class.values()) if per_class else None
 
 
 def confusion(predictions: Labels, labels: Labels, n_classes: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Validation part of a training set, so that nothing is ever selected on the test set."""
+"""Choosing shapes by their labels: a validation part, a labeled part, some of every class."""
 
 from __future__ import annotations
 
@@ -73,3 +73,14 @@ def labelled_part(
         for of_class in (drawn[labels[drawn] == name] for name in np.unique(labels))
     ]
     return np.sort(np.concatenate(kept)).astype(np.int64)
+
+
+def spread_evenly(labels: NDArray[np.int64], n_chosen: int, seed: int) -> NDArray[np.int64]:
+    """Choose places (n,) evenly over the labels, by chance within them, sorted by label."""
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, first, counts = np.unique(labels[by_label], return_index=True, return_counts=True)
+    turn = np.arange(len(by_label)) - np.repeat(first, counts)  # a place's turn in its class
+    chosen = by_label[np.argsort(turn, kind="stable")[:n_chosen]]
+    return chosen[np.lexsort((chosen, labels[chosen]))]

@@ -34,7 +34,7 @@ _MOST = 2000  # shapes that decide; libsvm's time grows with their square
 def choose_c(
     train_x: NDArray[np.floating], train_y: NDArray[np.integer], seed: int = 0
 ) -> float | None:
-    """Choose the SVM's regularisation by cross-validation on training shapes alone.
+    """Choose the SVM's regularization by cross-validation on training shapes alone.
 
     Published values belong to the features of the published networks; how strong a value is
     depends on how far apart features lie.
@@ -82,7 +82,7 @@ def linear_svm(
     train_y: NDArray[np.integer],
     test_x: NDArray[np.floating],
     test_y: NDArray[np.integer],
-    C: float,  # noqa: N803 - the name that everybody knows
+    C: float | None,  # noqa: N803 - the name that everybody knows
     n_classes: int | None = None,
 ) -> SvmResult:
     """Train a linear SVM and score it once.
@@ -96,7 +96,8 @@ def linear_svm(
         train_y: (S,) labels, 0 or more.
         test_x: (T, C) features of the test shapes.
         test_y: (T,) labels; one that no training shape has counts as a mistake.
-        C: regularisation, smaller is stronger.
+        C: regularization, smaller is stronger; None: `choose_c`, or the smallest candidate where
+            that cannot choose.
         n_classes: length of `per_class`; None takes the largest label plus one.
 
     Raises:
@@ -124,6 +125,8 @@ def linear_svm(
             f"linear SVM: all {len(train_y)} training shapes are of class {classes[0]}; "
             "at least two classes are needed (a --limit may have cut the others off)"
         )
+    if C is None:
+        C = choose_c(train_x, train_y) or CANDIDATES[0]  # noqa: N806
     svm = SVC(C=C, kernel="linear", cache_size=1000)  # MB; the default of 200 is slow at 10k shapes
     svm.fit(train_x, train_y)
     predictions = svm.predict(test_x).astype(np.int64)

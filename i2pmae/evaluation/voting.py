@@ -11,7 +11,7 @@ from i2pmae.geometry.grouping import gather_rows
 from i2pmae.geometry.sampling import farthest_points
 from i2pmae.geometry.transforms import random_subset
 
-_POOL_RATIO = 1200 / 1024  # farthest points that a draw chooses from, per point used
+POOL_RATIO = 1200 / 1024  # farthest points that a draw chooses from, per point used
 
 
 def vote(
@@ -51,7 +51,7 @@ def vote(
         raise ValueError(f"n_draws={n_draws}: a vote needs at least one")
     available = clouds.shape[1]
     n_points = min(n_points, available)
-    n_pool = min(available, round(_POOL_RATIO * n_points))
+    n_pool = min(available, round(POOL_RATIO * n_points))
     pool = gather_rows(clouds, farthest_points(clouds, n_pool)) if n_pool < available else clouds
     logits = []
     with torch.inference_mode():

@@ -19,6 +19,10 @@ class Part:
     index: int = 0
     count: int = 1
 
+    def of(self, rows: Tensor) -> Tensor:
+        """This part's rows of a batch."""
+        return rows if self.count == 1 else rows.chunk(self.count)[self.index]
+
 
 WHOLE = Part()
 
@@ -48,7 +52,7 @@ def uniform(
     """
     part, device = _source(generator, device, part)
     numbers = torch.rand(_of_all(shape, part), generator=generator, device=device)
-    return _own(numbers, part)
+    return part.of(numbers)
 
 
 def integers(
@@ -60,7 +64,7 @@ def integers(
     """Uniform integers from 0 to `high` - 1, int64; otherwise as `uniform`."""
     part, device = _source(generator, device, WHOLE)
     numbers = torch.randint(high, _of_all(shape, part), generator=generator, device=device)
-    return _own(numbers, part)
+    return part.of(numbers)
 
 
 def _source(
@@ -73,8 +77,3 @@ def _source(
 
 def _of_all(shape: tuple[int, ...], part: Part) -> tuple[int, ...]:
     return (shape[0] * part.count, *shape[1:])
-
-
-def _own(rows: Tensor, part: Part) -> Tensor:
-    """This part's rows."""
-    return rows if part.count == 1 else rows.chunk(part.count)[part.index]

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from i2pmae.device import on_cpu
-from i2pmae.geometry.sampling import farthest_points
-
-CHUNK = 1 << 18  # distances held at once on a CPU: they stay in its cache, 2-3 times as fast
+from i2pmae.device import is_exporting
+from i2pmae.geometry.grouping_torch import nearest_neighbors_torch
+from i2pmae.geometry.sampling import HAS_TRITON, farthest_points
 
 
 class Grouping(NamedTuple):
@@ -55,27 +54,16 @@ def nearest_neighbors(queries: Tensor, points: Tensor, k: int) -> Tensor:
     Raises:
         ValueError: if `k` is not between 1 and N.
     """
-    batch, n_points, _ = points.shape
+    n_points = points.shape[1]
     if not 1 <= k <= n_points:
         raise ValueError(f"{k} neighbors asked for, the clouds have {n_points} points")
     queries, points = queries.detach().float(), points.detach().float()
-    order = torch.arange(n_points, device=points.device)
-    chunk = max(1, CHUNK // (batch * n_points)) if on_cpu(points) else queries.shape[1]
-    found = []
-    for part in queries.split(chunk, dim=1):
-        # Bits of non-negative floats sort as integers; the index behind them breaks ties.
-        bits = squared_distances(part, points).view(torch.int32).long()
-        key = bits.bitwise_left_shift_(32).bitwise_or_(order)
-        found.append(key.topk(k, dim=-1, largest=False).values.bitwise_and_(0xFFFFFFFF))
-    return torch.cat(found, dim=1)
+    if points.device.type == "cuda" and HAS_TRITON and not is_exporting():
+        from i2pmae.geometry.grouping_triton import nearest_neighbors_triton
 
-
-def squared_distances(queries: Tensor, points: Tensor) -> Tensor:
-    """Squared distances of all pairs by differences, (B, Q, 3) and (B, N, 3) to (B, Q, N)."""
-    total = (queries[:, :, None, 0] - points[:, None, :, 0]).square_()
-    for axis in (1, 2):
-        total += (queries[:, :, None, axis] - points[:, None, :, axis]).square_()
-    return total
+        found: Tensor = nearest_neighbors_triton(queries, points, k)
+        return found
+    return nearest_neighbors_torch(queries, points, k)
 
 
 def group(points: Tensor, n_centers: Sequence[int], group_sizes: Sequence[int]) -> Grouping:

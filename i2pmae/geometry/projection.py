@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from i2pmae.config import Pose
+from i2pmae.geometry.shapes import require_shape
+
+AZIMUTH, ELEVATION = 30.0, 25.0  # degrees, of the first `oblique` view and of all of them
 SPLAT = 5  # side of the block of pixels that one point covers
 CUBIC = -0.75  # the free parameter of bicubic interpolation, as in torch and OpenCV
+# Pixels that a point may lie behind its own: a block's reach and rounding, on what `oblique` views
+# of level surfaces show.
+BEHIND = (SPLAT // 2 + 1) / math.tan(math.radians(ELEVATION))
 FARTHEST = 0.25  # brightness of a cloud's farthest point in a `nearest` depth map
 GAP = 5.0  # width of the gaps that are closed, in mean distances between drawn points
 
@@ -29,15 +36,22 @@ class PixelMap(NamedTuple):
     shift: Tensor  # (B, V, 2) int64, pixels, centers the object in the image
 
 
-def view_axes(n_views: int) -> Tensor:
+def view_axes(n_views: int, pose: Pose = "axis") -> Tensor:
     """Directions to look from.
 
-    Up to 3 views are the coordinate axes: (x, y) seen along z, (z, x) along y, (y, z) along x.
-    6 views add the opposite directions. Any other number spreads evenly over the sphere
+    `axis`: up to 3 views are the coordinate axes: (x, y) seen along z, (z, x) along y, (y, z)
+    along x. 6 views add the opposite directions. Any other number spreads evenly over the sphere
     (a Fibonacci lattice about the y axis), each image upright for shapes whose y axis is up.
+
+    `upright`: the same directions, each image turned so that y points up in it, and x to the right
+    where y is the depth axis.
+
+    `oblique`: evenly spaced around the y axis, 25 degrees above the plane of x and z, upright; the
+    first at 30 degrees from x towards z. Three are at 30, 150 and 270 degrees.
 
     Args:
         n_views: V, at least 1.
+        pose: see above.
 
     Returns:
         (V, 3, 3) float32, orthonormal and right-handed; rows: image row, image column, depth
@@ -46,18 +60,28 @@ def view_axes(n_views: int) -> Tensor:
     Raises:
         ValueError: if `n_views` is less than 1.
 
-    Source: I2P-MAE, section 3.2, for 3 views; the other numbers are ours.
+    Source: I2P-MAE, section 3.2, for 3 `axis` views; the others are ours.
     """
     if n_views < 1:
         raise ValueError(f"n_views is {n_views}; at least 1 view is needed")
-    front = torch.eye(3)[torch.tensor([[0, 1, 2], [2, 0, 1], [1, 2, 0]])]
-    if n_views <= 3:
-        return front[:n_views]
-    if n_views == 6:
-        return torch.cat([front, front * torch.tensor([1.0, -1.0, -1.0]).view(3, 1)])
     i = torch.arange(n_views, dtype=torch.float64)
-    height = 1 - (2 * i + 1) / n_views
-    angle = i * math.pi * (3 - math.sqrt(5))
+    if pose == "oblique":
+        height = torch.full_like(i, math.sin(math.radians(ELEVATION)))
+        return _upright_axes(height, math.radians(AZIMUTH) + 2 * math.pi * i / n_views)
+    if n_views <= 3 or n_views == 6:
+        front = torch.eye(3)[torch.tensor([[0, 1, 2], [2, 0, 1], [1, 2, 0]])]
+        if pose == "upright":  # along z, y and x; their pictures' rows and columns, with signs
+            front = torch.eye(3)[torch.tensor([[1, 0, 2], [2, 0, 1], [1, 2, 0]])]
+            front = front * torch.tensor([[-1.0, 1, 1], [1, 1, 1], [-1, -1, 1]])[..., None] + 0.0
+        if n_views <= 3:
+            return front[:n_views]
+        # Seen from the other side, the picture's left and right change places.
+        return torch.cat([front, front * torch.tensor([1.0, -1.0, -1.0]).view(3, 1)])
+    return _upright_axes(1 - (2 * i + 1) / n_views, i * math.pi * (3 - math.sqrt(5)))
+
+
+def _upright_axes(height: Tensor, angle: Tensor) -> Tensor:
+    """Views (V, 3, 3) from heights (V,) within (-1, 1) and angles (V,) about the y axis."""
     radius = (1 - height**2).sqrt()
     depth = torch.stack([radius * angle.cos(), height, radius * angle.sin()], dim=1)
     up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand_as(depth)
@@ -90,7 +114,9 @@ def fit_pixels(points: Tensor, axes: Tensor, image_size: int = 224) -> PixelMap:
         raise ValueError(f"image_size is {image_size}; a depth map needs at least 8 pixels a side")
     plane, _ = _view_coordinates(points, axes)
     origin = plane.amin(dim=2)
-    size = (plane.amax(dim=2) - origin).amax(dim=-1) / (image_size - 3)
+    extent = (plane.amax(dim=2) - origin).amax(dim=-1)
+    # By a tensor: CUDA multiplies by the rounded reciprocal of a plain number.
+    size = extent / torch.full_like(extent, image_size - 3)
     size = torch.where(size > 0, size, 1.0)
     index = _cell(plane, origin, size)
     reach = SPLAT // 2
@@ -121,7 +147,7 @@ def render(
     pixel_map: PixelMap,
     axes: Tensor,
     image_size: int = 224,
-    depth: Literal["sum", "nearest"] = "sum",
+    draw: Literal["sum", "nearest"] = "sum",
 ) -> Tensor:
     """Depth maps of clouds.
 
@@ -139,7 +165,7 @@ def render(
         pixel_map: from `fit_pixels` on the whole cloud.
         axes: (V, 3, 3) from `view_axes`.
         image_size: H = W.
-        depth: what a pixel shows.
+        draw: what a pixel shows.
 
     Returns:
         (B, V, H, W) float32 in [0, 1].
@@ -148,13 +174,49 @@ def render(
     """
     plane, distance = _view_coordinates(points, axes)
     pixel = _pixels(plane, pixel_map, image_size)
-    if depth == "sum":
+    if draw == "sum":
         return _splat_sum(pixel, distance, image_size).sigmoid()
-    near = distance.amax(dim=2, keepdim=True)
-    extent = near - distance.amin(dim=2, keepdim=True)
-    extent = torch.where(extent > 0, extent, 1.0)
-    brightness = 1 - (1 - FARTHEST) * (near - distance) / extent
-    return _splat_nearest(pixel, brightness, image_size)
+    return _splat_nearest(pixel, _brightness(distance)[0], image_size)
+
+
+def visible_points(
+    points: Tensor, pixel_map: PixelMap, axes: Tensor, image_size: int = 224
+) -> Tensor:
+    """Which points of clouds each view sees, by the z-buffer that `render` draws as `nearest`.
+
+    Args:
+        points: (B, N, 3) float, the whole clouds.
+        pixel_map: from `fit_pixels`.
+        axes: (V, 3, 3) from `view_axes`.
+        image_size: H = W.
+
+    Returns:
+        (B, V, N) bool.
+    """
+    plane, distance = _view_coordinates(points, axes)
+    pixel = _pixels(plane, pixel_map, image_size)
+    brightness, per_unit = _brightness(distance)
+    buffer = _splat_nearest(pixel, brightness, image_size)
+    buffer = torch.where(buffer > 0, buffer, -torch.inf)
+    # A point's block covers pixels on which a slanted surface is as much farther away.
+    return is_visible(buffer, pixel, brightness, BEHIND * pixel_map.size * per_unit)
+
+
+def is_visible(buffer: Tensor, pixel: Tensor, depth: Tensor, tolerance: Tensor) -> Tensor:
+    """Which points are seen: those that are not behind what their own pixel shows.
+
+    Args:
+        buffer: (B, V, H, W) float, depth of what each pixel shows, grows towards the viewer;
+            minus infinity where that is nothing.
+        pixel: (B, V, N, 2) int64 row and column of the points.
+        depth: (B, V, N) float, theirs, in the same unit.
+        tolerance: (B, V) float, how far a point may lie behind.
+
+    Returns:
+        (B, V, N) bool.
+    """
+    at = pixel[..., 0] * buffer.shape[-1] + pixel[..., 1]
+    return depth >= buffer.flatten(2).gather(2, at) - tolerance[..., None]
 
 
 def back_project(
@@ -198,6 +260,22 @@ def back_project(
     return found if scale is None else found.mul_(scale.to(dtype)[:, None, None, :])
 
 
+def mean_over_views(values: Tensor, seen: Tensor | None) -> Tensor:
+    """Mean of back-projected values over the views that see a point; over all where none does.
+
+    Args:
+        values: (B, V, M, C).
+        seen: (B, V, M) bool; None: all see all.
+
+    Returns:
+        (B, M, C).
+    """
+    if seen is None:
+        return values.mean(dim=1)
+    weights = (seen | ~seen.any(dim=1, keepdim=True)).to(values.dtype)[..., None]
+    return (weights * values).sum(dim=1) / weights.sum(dim=1)
+
+
 def patches_read(pixels: Tensor, grid: tuple[int, int], image_size: int = 224) -> Tensor:
     """Which patches `back_project` reads for any of the pixels; the others may hold anything.
 
@@ -236,12 +314,22 @@ def _cubic_taps(pixel: Tensor, image_size: int, n_patches: int) -> tuple[Tensor,
 
 def _view_coordinates(points: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
     """In-plane coordinates (B, V, N, 2) and depth (B, V, N) of every point."""
+    require_shape("points", points, "B", "N", 3)
     # Not a matrix product: coordinates along the axes must come out unrounded on every device.
     # Points lie side by side in memory, so that sums and extremes over them run at full speed.
     x, y, z = points.float().mT.contiguous()[:, None, :, None].unbind(2)  # (B, 1, 1, N)
     turned = axes.to(points.device)[..., None]  # (V, 3, 3, 1)
     turned = x * turned[:, :, 0] + y * turned[:, :, 1] + z * turned[:, :, 2]  # (B, V, 3, N)
     return turned[:, :, :2].mT, turned[:, :, 2]
+
+
+def _brightness(distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightness (B, V, N) of depths in a `nearest` depth map, and its change per unit (B, V)."""
+    near = distance.amax(dim=2, keepdim=True)
+    extent = near - distance.amin(dim=2, keepdim=True)
+    extent = torch.where(extent > 0, extent, 1.0)
+    brightness = 1 - (1 - FARTHEST) * (near - distance) / extent
+    return brightness, (1 - FARTHEST) / extent.squeeze(2)
 
 
 def _cell(plane: Tensor, origin: Tensor, size: Tensor) -> Tensor:

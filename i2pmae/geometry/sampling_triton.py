@@ -1,7 +1,5 @@
 """Farthest point sampling as one GPU kernel: a program per cloud, its points in registers."""
 
-import functools
-import subprocess
 from typing import Any
 
 import torch
@@ -9,8 +7,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from i2pmae.geometry.sampling import farthest_points_torch
-from i2pmae.progress import warn
+from i2pmae.geometry.sampling_torch import farthest_points_torch
+from i2pmae.geometry.triton_launcher import can_launch
 
 MAX_POINTS = 16384  # 16 points per thread; up to 8192 everything stays in registers
 _POINTS_PER_WARP = 256
@@ -36,7 +34,7 @@ def farthest_points_triton(points: Tensor, n_centers: int) -> Tensor:
         (B, G) int64 indices into `points`.
     """
     batch, n_points, _ = points.shape
-    if n_points > MAX_POINTS or not _can_launch():
+    if n_points > MAX_POINTS or not can_launch():
         return farthest_points_torch(points, n_centers)
     chosen = torch.empty(batch, n_centers, dtype=torch.int64, device=points.device)
     with torch.cuda.device_of(points):
@@ -85,19 +83,3 @@ def _launch_options(n_points: int) -> dict[str, Any]:
     block = triton.next_power_of_2(n_points)
     n_warps = min(max(block // _POINTS_PER_WARP, 1), 32)
     return {"BLOCK": block, "num_warps": n_warps, "enable_fp_fusion": False}
-
-
-@functools.cache
-def _can_launch() -> bool:
-    """Whether triton works here: when first used it builds its launcher with a C compiler."""
-    if triton.knobs.runtime.interpret:
-        return True
-    try:
-        triton.runtime.driver.active.get_current_target()
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        warn(
-            f"farthest-point sampling runs without its GPU kernel, many times slower: {error}; "
-            "triton needs a C compiler (gcc) and Python's headers"
-        )
-        return False
-    return True

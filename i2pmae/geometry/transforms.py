@@ -19,9 +19,18 @@ def normalize_to_unit_sphere(points: Tensor) -> Tensor:
 
     Source: PointNet's preparation of ModelNet40, and every release since.
     """
-    centered = points - points.mean(dim=1, keepdim=True)
-    radius = centered.norm(dim=2).amax(dim=1)
-    return centered / torch.where(radius > 0, radius, 1.0)[:, None, None]
+    center, radius = unit_sphere(points)
+    return (points - center) / radius
+
+
+def unit_sphere(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Centroids (B, 1, 3) of clouds (B, N, 3), and farthest distances from them (B, 1, 1).
+
+    The distance is 1 where all points coincide.
+    """
+    center = points.mean(dim=1, keepdim=True)
+    radius = (points - center).norm(dim=2).amax(dim=1)
+    return center, torch.where(radius > 0, radius, 1.0)[:, None, None]
 
 
 def augment(

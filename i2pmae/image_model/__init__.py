@@ -17,6 +17,6 @@ squared features, divided by its sum over the patches.
 """
 
 from i2pmae.image_model.loading import load_image_model
-from i2pmae.image_model.network import ImageModel
+from i2pmae.image_model.network import ImageModel, ImageModelInfo
 
-__all__ = ["ImageModel", "load_image_model"]
+__all__ = ["ImageModel", "ImageModelInfo", "load_image_model"]

@@ -14,17 +14,16 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
-from i2pmae.errors import ConfigError, WeightsError
+from i2pmae.errors import ConfigError, DownloadError, WeightsError, reason
+from i2pmae.hub import failing_at_once
 from i2pmae.image_model.names import PACKAGED, unknown_network, unknown_tag
 from i2pmae.image_model.network import ClipResNet, ClipTransformer, Loaded, TimmNetwork, Tower
 from i2pmae.image_model.weights import (
     TokenLayout,
     check_positions,
-    failing_at_once,
     file_hash,
     is_file_name,
     load_strictly,
-    one_line,
     read_weights,
     resize_positions,
     seeded,
@@ -42,7 +41,7 @@ def load(name: str, pretrained: str, image_size: int | None) -> Loaded:
         raise unknown_network(name, known)
     from_tag = pretrained != "random" and not is_file_name(pretrained)
     if from_tag:
-        _check_tag(name, pretrained)
+        check_tag(name, pretrained)
     config = open_clip.get_model_config(name)
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     if image_size is not None:
@@ -87,8 +86,12 @@ def usual_tag(name: str) -> str:
     return "openai" if "openai" in tags else next(iter(tags), "openai")
 
 
-def _check_tag(name: str, pretrained: str) -> None:
-    """Refuse unknown tags, and weights that were trained with another activation."""
+def check_tag(name: str, pretrained: str) -> None:
+    """Refuse unknown tags, and weights that were trained with another activation.
+
+    Raises:
+        WeightsError: naming what to pass instead.
+    """
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     twin = name.removesuffix(QUICK) if name.endswith(QUICK) else name + QUICK
     twin_tag = open_clip.get_pretrained_cfg(twin, pretrained)
@@ -132,16 +135,16 @@ def download(name: str, pretrained: str) -> Path:
     try:
         with failing_at_once():
             return Path(download_pretrained(tag))
-    except Exception as error:  # every library on the way raises its own kinds
+    except Exception as error:  # each library raises its own kinds
         places = []
         if tag.get("hf_hub"):
             repository, _, file = tag["hf_hub"].rpartition("/")
             places.append(f"https://huggingface.co/{repository} ({file or HF_SAFE_WEIGHTS_NAME})")
         if tag.get("url"):
             places.append(tag["url"])
-        raise WeightsError(
+        raise DownloadError(
             f"the weights {pretrained!r} of {name} could not be downloaded "
-            f"({one_line(error)}): fetch them from {' or '.join(places)} on a machine with "
+            f"({reason(error, 200)}): fetch them from {' or '.join(places)} on a machine with "
             "network access and pass the file with --pretrained FILE"
         ) from error
 

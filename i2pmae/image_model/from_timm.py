@@ -1,23 +1,23 @@
 """Networks of timm, and the packaged EfficientNet-Lite0."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import timm
 from torch import Tensor
 
-from i2pmae.errors import ConfigError, WeightsError
+from i2pmae.errors import ConfigError, DownloadError, WeightsError, reason
+from i2pmae.hub import failing_at_once
 from i2pmae.image_model.names import PACKAGED, unknown_network, unknown_tag
 from i2pmae.image_model.network import Loaded, TimmNetwork
 from i2pmae.image_model.weights import (
     check_positions,
-    failing_at_once,
     file_hash,
     fits,
     is_file_name,
     load_strictly,
-    one_line,
     read_weights,
     seeded,
     tensors_hash,
@@ -104,7 +104,7 @@ def _build(name: str, full: str, sizes: dict[str, Any]) -> Any:
             raise
         raise ConfigError(
             f"image model {name} cannot be built for --image-size {sizes['img_size']} "
-            f"({one_line(error)}); leave it out to use the network's own"
+            f"({reason(error, 200)}); leave it out to use the network's own"
         ) from error
 
 
@@ -115,15 +115,15 @@ def _download(name: str, full: str, sizes: dict[str, Any]) -> Any:
     try:
         with failing_at_once():
             return timm.create_model(full, pretrained=True, num_classes=0, **sizes)
-    except Exception as error:  # every library on the way raises its own kinds
+    except Exception as error:  # each library raises its own kinds
         places = []
         if config.hf_hub_id:
             file = config.hf_hub_filename or "model.safetensors"
             places.append(f"https://huggingface.co/{config.hf_hub_id} ({file})")
         if config.url:
             places.append(str(config.url))
-        raise WeightsError(
-            f"the weights of {name} ({full}) could not be downloaded ({one_line(error)}): fetch "
+        raise DownloadError(
+            f"the weights of {name} ({full}) could not be downloaded ({reason(error, 200)}): fetch "
             f"them from {' or '.join(places)} on a machine with network access and pass the file "
             "with --pretrained FILE"
         ) from error
@@ -142,8 +142,9 @@ def _load_file(network: Any, path: Path) -> None:
     }
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if not fits(network, weights) and convert is not None:
-        converted = convert(dict(weights), network)
-        weights = converted if fits(network, converted) else weights
+        with suppress(Exception):  # of another network's weights it raises all kinds
+            converted = convert(dict(weights), network)
+            weights = converted if fits(network, converted) else weights
     load_strictly(network, weights, str(path))
 
 

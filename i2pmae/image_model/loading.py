@@ -4,10 +4,9 @@ from typing import Literal
 
 import torch
 
-from i2pmae.errors import ConfigError
+from i2pmae.errors import ConfigError, reason
 from i2pmae.image_model.names import PACKAGED
 from i2pmae.image_model.network import ImageModel, Loaded
-from i2pmae.image_model.weights import one_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,7 +61,7 @@ def load_image_model(
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"image model {name} gives no feature map of images of {loaded.image_size} px "
-            f"({one_line(error)}); choose another --image-size or --image-model"
+            f"({reason(error, 200)}); choose another --image-size or --image-model"
         ) from error
 
 

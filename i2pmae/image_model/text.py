@@ -9,13 +9,12 @@ import torch
 from open_clip.model import _build_text_tower
 from torch import Tensor, nn
 
-from i2pmae.errors import WeightsError
+from i2pmae.errors import WeightsError, reason
 from i2pmae.image_model.from_open_clip import download, load
 from i2pmae.image_model.network import ClipResNet, ClipTransformer
 from i2pmae.image_model.weights import (
     is_file_name,
     load_strictly,
-    one_line,
     read_weights,
     tensors_hash,
 )
@@ -37,7 +36,7 @@ class TextTower:
         name: of the network, as open_clip has it.
         channels: C of the vectors.
         image_weights: hashes by which the image tower's weights of the same checkpoint may be
-            known, see `ImageModel.weights_hash`.
+            known, see `ImageModelInfo.weights_hash`.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ def load_text_tower(name: str, pretrained: str, image_size: int | None = None) -
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # networks from other libraries need files of theirs
         raise WeightsError(
-            f"the text tower of {name} cannot be built here ({one_line(error)}); choose a store "
+            f"the text tower of {name} cannot be built here ({reason(error, 200)}); choose a store "
             "of another CLIP network"
         ) from error
     load_strictly(tower, weights, f"{path} (text tower)")

@@ -1,39 +1,21 @@
-"""Weights of image models: files, hashes, strict loading, downloads that fail at once."""
+"""Weights of image models: files, hashes, strict loading."""
 
 import hashlib
-import io
 import math
 import os
-import pickle
-import re
-import socket
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from i2pmae.archives import check_dense, check_stored
-from i2pmae.errors import WeightsError
+from i2pmae.errors import WeightsError, one_line, reason
+from i2pmae.untrusted.tensors import read_tensors
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _NESTING = ("state_dict", "model", "model_state_dict", "state_dict_ema", "teacher")
 _PREFIXES = ("module.", "_orig_mod.")
-_PROBE_SECONDS = 5.0
-_STORAGES = {
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-}
 
 
 def is_file_name(pretrained: str) -> bool:
@@ -68,27 +50,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"{path} is no weights file: expected one of {', '.join(SUFFIXES)}")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found: Any = load_file(path)
-        elif _is_torchscript(path):
-            found = _TorchScriptReader.read(path)
-        else:
-            check_stored(path)
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise a dozen kinds, all mean the same here
-        raise WeightsError(f"{path} cannot be read as weights: {one_line(error)}") from error
+        found = read_tensors(path).value
+    except Exception as error:  # of a damaged file it can be of any kind
+        raise WeightsError(f"{path} cannot be read as weights: {reason(error)}") from error
     for name in _NESTING:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path} holds a {type(found).__name__}; expected tensors by name")
     weights = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
-    try:
-        check_dense(weights)
-    except ValueError as error:
-        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
     if not weights:
         raise WeightsError(f"{path} holds no tensors; expected the weights of an image model")
     for prefix in _PREFIXES:
@@ -109,17 +79,26 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: str)
         WeightsError: naming a few tensors that are missing, unknown or of another shape.
     """
     expected = module.state_dict()
+    shared = [name for name in expected if name in weights]
     shapes = [
-        f"{name} is {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected
-        if name in weights and weights[name].shape != expected[name].shape
+        f"{name} is {one_line(tuple(weights[name].shape), 40)}, expected "
+        f"{tuple(expected[name].shape)}"
+        for name in shared
+        if weights[name].shape != expected[name].shape
+    ]
+    kinds = [
+        f"{name} is {weights[name].dtype}, expected {expected[name].dtype}"
+        for name in shared
+        if weights[name].is_floating_point() != expected[name].is_floating_point()
     ]
     problems = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (
-            ("missing", [name for name in expected if name not in weights]),
-            ("unknown", [name for name in weights if name not in expected]),
-            ("of another shape", shapes),
+        f"{len(names)} {what} ({one_line(', '.join(names[:3]), longest)}"
+        f"{', ...' if len(names) > 3 else ''})"
+        for what, names, longest in (
+            ("missing", [name for name in expected if name not in weights], 40),
+            ("unknown", [name for name in weights if name not in expected], 40),
+            ("of another shape", shapes, 80),
+            ("of another type", kinds, 80),
         )
         if names
     ]
@@ -169,8 +148,8 @@ def check_positions(
     Raises:
         WeightsError: if the number of patches differs.
     """
-    if layout is None or layout.name not in weights:
-        return  # the strict comparison says what is missing
+    if layout is None or layout.name not in weights or weights[layout.name].ndim < 2:
+        return  # the strict comparison says what is missing or of another shape
     n_tokens = module.state_dict()[layout.name].shape[-2]
     found = weights[layout.name].shape[-2] - (n_tokens - layout.n_patches)
     side = math.isqrt(max(found, 0))
@@ -212,98 +191,3 @@ def tensors_hash(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def one_line(error: BaseException) -> str:
-    """The start of an error's message, on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
-
-
-@contextmanager
-def failing_at_once() -> Iterator[None]:
-    """Downloads inside fail within seconds where there is no network, instead of retrying.
-
-    Files in the hub's local cache are found as before.
-    """
-    from huggingface_hub import constants
-
-    offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
-    constants.HF_HUB_OFFLINE = offline or not _hub_answers()
-    socket.setdefaulttimeout(4 * _PROBE_SECONDS)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        socket.setdefaulttimeout(timeout)
-
-
-def _hub_answers() -> bool:
-    """Whether the hub can be reached, whatever it answers."""
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-    except Exception:  # the kinds changed with the library's versions; all mean no
-        return False
-    return True
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(re.fullmatch(r"[^/]+/constants\.pkl", name) for name in archive.namelist())
-
-
-class _Stub:
-    """Stands for an object of a TorchScript archive; keeps its attributes."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.attributes = state if isinstance(state, dict) else {}
-
-
-class _TorchScriptReader(pickle.Unpickler):
-    """Reads the tensors of a TorchScript archive without its code."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self.archive = archive
-        self.root = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[:-8]
-        super().__init__(io.BytesIO(archive.read(f"{self.root}data.pkl")))
-
-    @classmethod
-    def read(cls, path: Path) -> dict[str, Tensor]:
-        """Tensors by name, as `state_dict` would give them."""
-        with zipfile.ZipFile(path) as archive:
-            return dict(cls._named(cls(archive).load(), ""))
-
-    @classmethod
-    def _named(cls, value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-        if isinstance(value, Tensor):
-            yield name, value
-        elif isinstance(value, _Stub):
-            for key, inner in value.attributes.items():
-                yield from cls._named(inner, f"{name}.{key}" if name else key)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Only what tensors are made of; every other class becomes an inert stand-in."""
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch":
-            return _STORAGES[name]
-        if module == "torch.jit._pickle":
-            return lambda value, *_: value
-        return type(name, (_Stub,), {})
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        """A tensor's memory, from the archive's own file."""
-        _, dtype, key, _, _ = pid
-        memory = self.archive.read(f"{self.root}data/{key}")
-        return torch.frombuffer(bytearray(memory), dtype=dtype) if memory else torch.empty(0)
-
-
-def _rebuild(memory: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    return memory.as_strided(size, stride, offset)

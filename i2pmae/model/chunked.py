@@ -41,17 +41,16 @@ def group_maximum(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def spread_maximum(gradient: Tensor, where: Tensor, rows: Tensor, size: int) -> Tensor:
     """Gradient (M K, C) of `group_maximum` for its rows, of which only the shape is used."""
-    pooled = (*gradient.shape, 1, 1)
     kernel = (size, 1)
     spread: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
-        gradient.reshape(pooled),
+        _as_images(gradient, 1),  # in the layout of the rows, else all is copied back and forth
         _as_images(rows, size),
         kernel,
         kernel,
         (0, 0),
         (1, 1),
         False,
-        where.reshape(pooled),
+        _as_images(where, 1),
     )
     return spread.permute(0, 2, 3, 1).reshape(rows.shape)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from i2pmae.geometry.grouping import Grouping, gather_rows, nearest_neighbors
 from i2pmae.model.layers import Block, PositionEmbedding, init_xavier
 from i2pmae.model.packing import Packing
-from i2pmae.model.tokenizer import RowNorm
+from i2pmae.model.row_norm import RowNorm
 
 
 def interpolate(queries: Tensor, centers: Tensor, values: Tensor) -> Tensor:

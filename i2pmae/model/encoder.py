@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from i2pmae.config import EncoderConfig
-from i2pmae.geometry.grouping import Grouping, gather_rows, squared_distances
+from i2pmae.geometry.grouping import Grouping, gather_rows
+from i2pmae.geometry.grouping_torch import squared_distances
 from i2pmae.model.layers import PositionEmbedding, Transformer, drop_path_rates, init_truncated
 from i2pmae.model.packing import Packing, member_rows
-from i2pmae.model.tokenizer import PointEmbedding, TokenMerging
+from i2pmae.model.token_embedding_fast import PointEmbedding, TokenMerging
 
 
 class Encoder(nn.Module):
     """Embeds groups and lets visible tokens attend to each other, from fine to coarse.
 
     Args:
-        config: its settings; `init` is the paper's (truncated normal of deviation .02) or torch's.
+        config: its settings; `init` is the paper's (truncated normal, std 0.02) or torch's.
             The paper's lets the first BatchNorm see values far below its epsilon, and takes
             thousands of steps to grow out of it; a short run wants torch's.
         normalized: whether returned tokens (not those passed on) get a LayerNorm per level.
@@ -89,26 +90,27 @@ class Encoder(nn.Module):
     def _embed_all(self, level: int, grouping: Grouping, finer: Tensor) -> Tensor:
         """Tokens of all groups (B, G, C) from the finer tokens (B, G', C')."""
         batch, n_groups, size = grouping.neighbor_indices[level].shape
+        layers: Any = self.embeddings[level]
         if level == 0:
-            tokens: Tensor = self.embeddings[0](grouping.neighborhoods[0].flatten(0, 1))
+            tokens: Tensor = layers.embed(grouping.neighborhoods[0].flatten(0, 1))
         else:
             first = torch.arange(batch, device=finer.device)[:, None, None] * finer.shape[1]
             neighbors = (grouping.neighbor_indices[level] + first).view(-1, size)
-            tokens = self.embeddings[level](finer.flatten(0, 1), neighbors)
+            tokens = layers.merge(finer.flatten(0, 1), neighbors)
         return tokens.view(batch, n_groups, -1)
 
     def _embed_visible(
         self, level: int, grouping: Grouping, packings: Sequence[Packing], finer: Tensor
     ) -> Tensor:
         """Packed tokens (B, L, C) of the visible groups from the packed finer ones (B, L', C')."""
-        packing = packings[level]
+        packing, layers = packings[level], cast(Any, self.embeddings[level])
         if level == 0:
             groups = grouping.neighborhoods[0].flatten(0, 1).index_select(0, packing.chosen)
-            tokens: Tensor = self.embeddings[0](groups, packing.counted)
+            tokens: Tensor = layers.embed(groups, packing.counted)
         else:
             neighbors = grouping.neighbor_indices[level]
             members = member_rows(neighbors, packings[level - 1], packing)
-            tokens = self.embeddings[level](finer.flatten(0, 1), members, packing.counted)
+            tokens = layers.merge(finer.flatten(0, 1), members, packing.counted)
         rows = packing.row.gather(1, packing.kept)
         return tokens.index_select(0, rows.flatten()).view(*rows.shape, -1)
 

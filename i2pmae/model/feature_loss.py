@@ -23,7 +23,14 @@ class FeatureLoss(nn.Linear):
     def __init__(self, width: int, size: int, n_values: int):
         super().__init__(width, size * n_values)
 
-    def loss(self, tokens: Tensor, targets: Tensor, neighbors: Tensor, counted: Tensor) -> Tensor:
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        neighbors: Tensor,
+        counted: Tensor,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error over the tokens that count.
 
         Args:
@@ -31,6 +38,7 @@ class FeatureLoss(nn.Linear):
             targets: (N, n_values), image features of all neighbors that occur.
             neighbors: (M, K) int64 into `targets`.
             counted: (M,) bool.
+            seen: (N, V) bool, the views whose features of a neighbor count; None: all.
 
         Returns:
             Scalar, at least float32.
@@ -44,13 +52,23 @@ class FeatureLoss(nn.Linear):
                 targets.to(dtype),
                 neighbors,
                 counted,
+                seen,
                 torch.is_grad_enabled(),
             )
-        return found / (counted.sum() * len(self.weight)).clamp(min=1)
+        share = 1 if seen is None else seen.shape[1]
+        n_values = self.n_compared(neighbors, counted, seen) * (targets.shape[1] // share)
+        return found / n_values.clamp(min=1)
+
+    @staticmethod
+    def n_compared(neighbors: Tensor, counted: Tensor, seen: Tensor | None) -> Tensor:
+        """How many neighbors, or views of neighbors, `loss` is the mean of; arguments as there."""
+        if seen is None:
+            return counted.sum() * neighbors.shape[1]
+        return (counted[:, None, None] * seen[neighbors]).sum()
 
 
 class _SquaredError(torch.autograd.Function):
-    """Sum of squared errors; gradients are made on the way, where the errors are at hand."""
+    """Sum of squared errors; gradients are computed with it, while the errors are at hand."""
 
     @staticmethod
     def forward(
@@ -61,6 +79,7 @@ class _SquaredError(torch.autograd.Function):
         targets: Tensor,
         neighbors: Tensor,
         counted: Tensor,
+        seen: Tensor | None,
         needed: bool,
     ) -> Tensor:
         size, exact = neighbors.shape[1], torch.promote_types(tokens.dtype, torch.float32)
@@ -71,7 +90,11 @@ class _SquaredError(torch.autograd.Function):
         for k in range(size):
             error = torch.addmm(biases[k], tokens, weights[k].T)
             error -= targets.index_select(0, neighbors[:, k])
-            error *= counted[:, None]
+            if seen is None:
+                error *= counted[:, None]
+            else:
+                counts = counted[:, None] & seen.index_select(0, neighbors[:, k])
+                error.view(*counts.shape, -1).mul_(counts[..., None])
             # Token by token: one long float32 sum would lose digits.
             total += torch.linalg.vector_norm(error, dim=1, dtype=exact).square().sum()
             if needed:
@@ -84,4 +107,4 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, ...]:
         factor = 2 * d_total
-        return (*(factor.to(d.dtype) * d for d in ctx.saved_tensors), None, None, None, None)
+        return (*(factor.to(d.dtype) * d for d in ctx.saved_tensors), *[None] * 5)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from i2pmae.geometry.draws import WHOLE, uniform
 from i2pmae.model.attention import Attention
@@ -46,6 +47,21 @@ class DropPath(nn.Module):
             return x
         kept = uniform((len(x), 1, 1), None, x.device, self.part) >= self.rate
         return x * (kept / (1 - self.rate)).to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """Dropout of the rows that a process has of a batch."""
+
+    def __init__(self, p: float):
+        super().__init__(p)
+        self.part = WHOLE  # of a batch that several processes share
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """(M, C) to (M, C)."""
+        if not self.training or self.part.count == 1:
+            return super().forward(input)
+        whole = input.new_ones(len(input) * self.part.count, *input.shape[1:])
+        return input * self.part.of(F.dropout(whole, self.p))
 
 
 class Block(nn.Module):
@@ -104,7 +120,7 @@ def product_dtype(weight: Tensor) -> torch.dtype:
 
 
 def init_truncated(module: nn.Module) -> None:
-    """Linear layers: truncated normal with deviation .02, bias 0."""
+    """Linear layers: truncated normal of standard deviation 0.02, bias 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

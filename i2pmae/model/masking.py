@@ -73,10 +73,10 @@ def carry_to_finer(masked: Tensor, neighbor_indices: Tensor, n_finer: int) -> Te
     Source: Point-M2AE, section 3.2.
     Differs: the release always shows token 0 of the first cloud in the batch.
     """
-    hidden = masked[..., None].expand_as(neighbor_indices).flatten(1)
-    finer = masked.new_ones(masked.shape[0], n_finer)
-    # A token is hidden only if it is hidden in every group it belongs to.
-    return finer.scatter_reduce(1, neighbor_indices.flatten(1), hidden, "amin")
+    # Members of hidden groups point past the end: a token is shown if any group shows it.
+    shown = neighbor_indices.masked_fill(masked[..., None], n_finer).flatten(1)
+    finer = masked.new_ones(masked.shape[0], n_finer + 1)
+    return finer.scatter_(1, shown, False)[:, :n_finer].contiguous()
 
 
 def carry_through(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from i2pmae.config import EncoderConfig, MaskingConfig, TargetConfig
 from i2pmae.geometry.chamfer import chamfer_l2
 from i2pmae.geometry.grouping import Grouping, group, point_indices
-from i2pmae.geometry.projection import back_project
+from i2pmae.geometry.projection import back_project, mean_over_views
 from i2pmae.model.decoder import Decoder
 from i2pmae.model.encoder import Encoder
 from i2pmae.model.feature_loss import FeatureLoss
@@ -16,6 +16,7 @@ from i2pmae.model.frozen import frozen_feature
 from i2pmae.model.layers import product_dtype
 from i2pmae.model.masking import carry_through, guided_mask, n_visible, random_mask
 from i2pmae.model.packing import Packing, member_rows, pack
+from i2pmae.model.summary import summary
 
 TARGET_LEVEL = 1  # tokens of this level are decoded; their groups consist of level-0 centers
 
@@ -29,18 +30,19 @@ class PretrainingOutput(NamedTuple):
     masks: list[Tensor]  # (B, G) bool per level, fine to coarse, True = hidden
     grouping: Grouping
     decoded: Tensor  # (B, G_1, C_1) the decoder's tokens
+    n_compared: Tensor  # scalar int64, what `loss_2d` is the mean of: neighbors, or views of them
 
 
 class PretrainingModel(nn.Module):
     """Encoder, decoder and both reconstruction heads.
 
-    With `targets.standardize` the 2D loss compares features of mean 0 and deviation 1; the
+    With `targets.standardize` the 2D loss compares features of mean 0 and standard deviation 1; the
     buffers `target_mean` and `target_deviation` (C,) say of which: `standardize_targets`.
     Differs from the official code, which compares raw features: a few channels rule its loss.
     With `targets.remove_shape_mean` their mean over the shape is taken off in every view and
     channel, as that of a patch's pixels is in MAE (He et al. 2022), without its division by the
-    deviation: what remains tells parts of the shape apart. Differs from the official code, which
-    has no such option.
+    standard deviation: what remains tells parts of the shape apart. Differs from the official
+    code, which has no such option.
 
     Args:
         encoder: the encoder's settings.
@@ -84,6 +86,9 @@ class PretrainingModel(nn.Module):
             self.register_buffer("target_mean", torch.zeros(image_channels))
             self.register_buffer("target_deviation", torch.ones(image_channels))
 
+    def __repr__(self) -> str:
+        return summary(self, self.config, f"losses of targets '{self.targets.kind}'")
+
     def forward(
         self,
         points: Tensor,
@@ -93,6 +98,7 @@ class PretrainingModel(nn.Module):
         generator: torch.Generator | None = None,
         feature_scale: Tensor | None = None,
         masked: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> PretrainingOutput:
         """Hide, encode, decode, compare.
 
@@ -105,6 +111,8 @@ class PretrainingModel(nn.Module):
             generator: source of the masks.
             feature_scale: (B, C) float.
             masked: (B, G) bool of the coarsest level, True = hidden; None: drawn.
+            seen: (B, V, N) bool, views that see a point: the others have no part in its target
+                and its saliency. None: all.
 
         Returns:
             Losses, masks and tokens.
@@ -116,7 +124,7 @@ class PretrainingModel(nn.Module):
         grouping = group(points.float(), config.n_centers, config.group_sizes)
         n_kept = n_visible(config.n_centers[-1], self.masking.ratio)
         if masked is None:
-            masked = self._draw_mask(grouping, saliency_maps, pixels, generator)
+            masked = self._draw_mask(grouping, saliency_maps, pixels, seen, generator)
         else:
             n_kept = int((~masked).sum(dim=1).max())
         masks = carry_through(masked, grouping.neighbor_indices, config.n_centers)
@@ -124,13 +132,16 @@ class PretrainingModel(nn.Module):
         encoded = self.encoder(grouping, packings, self.embed)
         decoded = self.decoder(encoded, grouping, packings)
         loss_2d = loss_3d = points.new_zeros((), dtype=torch.float32)
+        n_compared = masks[TARGET_LEVEL].sum()
         if self.targets.kind != "2d":
             loss_3d = self._loss_3d(decoded, grouping, masks)
         if self.targets.kind != "3d":
             needed = _needed(image_features, "image_features"), _needed(pixels, "pixels")
-            loss_2d = self._loss_2d(decoded, grouping, packings, *needed, feature_scale)
+            loss_2d, n_compared = self._loss_2d(
+                decoded, grouping, packings, *needed, feature_scale, seen
+            )
         loss = self.targets.weight_2d * loss_2d + self.targets.weight_3d * loss_3d
-        return PretrainingOutput(loss, loss_2d, loss_3d, masks, grouping, decoded)
+        return PretrainingOutput(loss, loss_2d, loss_3d, masks, grouping, decoded, n_compared)
 
     def features(self, points: Tensor) -> Tensor:
         """Frozen feature, (B, N, 3) to (B, C): maximum over the coarsest tokens.
@@ -139,10 +150,10 @@ class PretrainingModel(nn.Module):
         """
         return frozen_feature(self.encoder, self.config, points)
 
-    def standardize_targets(self, mean: Tensor, deviation: Tensor) -> None:
+    def standardize_targets(self, mean: Tensor, std: Tensor) -> None:
         """Set what `targets.standardize` subtracts and divides by, both (C,)."""
         self.target_mean.copy_(mean)
-        self.target_deviation.copy_(deviation)
+        self.target_deviation.copy_(std)
 
     def reconstruct(self, decoded: Tensor) -> Tensor:
         """Predicted neighbors (B, G_1, K_1, 3) relative to their center, from decoded tokens."""
@@ -168,15 +179,14 @@ class PretrainingModel(nn.Module):
         image_features: Tensor,
         pixels: Tensor,
         feature_scale: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
         """What the 2D loss compares with, (B, L, V, C): features of visible level-0 centers.
 
         Where masked tokens are asked as well: of all level-0 centers. With
         `targets.remove_shape_mean`: less their mean over these centers, view by view.
         """
-        points = point_indices(grouping, 0)
-        if self.targets.tokens_2d == "visible":
-            points = points.gather(1, packings[0].kept)
+        points = self._asked_points(grouping, packings)
         dtype = product_dtype(self.head_2d.weight)
         if dtype == torch.float64:
             dtype = torch.float32
@@ -188,8 +198,11 @@ class PretrainingModel(nn.Module):
             asked = packings[0].filled
             if self.targets.tokens_2d != "visible":
                 asked = torch.ones_like(packings[0].visible)
-            share = asked / asked.sum(dim=1, keepdim=True).clamp(min=1)
-            found.sub_(share.to(dtype)[:, None, None] @ found)
+            weights = asked[:, None].expand(-1, self.n_views, -1)
+            if seen is not None:
+                weights = weights * _of_points(seen, points)
+            share = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
+            found.sub_(share.to(dtype)[:, :, None] @ found)
         return found.transpose(1, 2)
 
     def _draw_mask(
@@ -197,6 +210,7 @@ class PretrainingModel(nn.Module):
         grouping: Grouping,
         saliency_maps: Tensor | None,
         pixels: Tensor | None,
+        seen: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
         """Mask of the coarsest level."""
@@ -206,16 +220,25 @@ class PretrainingModel(nn.Module):
             device = grouping.centers[-1].device
             return random_mask(batch, n_tokens, masking.ratio, generator, device)
         saliency_maps = _needed(saliency_maps, "saliency_maps")
-        saliency = self.saliency(grouping, saliency_maps, _needed(pixels, "pixels"))
+        saliency = self.saliency(grouping, saliency_maps, _needed(pixels, "pixels"), seen)
         return guided_mask(
             saliency, masking.ratio, masking.temperature, masking.standardize, generator
         )
 
-    def saliency(self, grouping: Grouping, saliency_maps: Tensor, pixels: Tensor) -> Tensor:
-        """Saliency of the coarsest centers, mean over views: (B, G)."""
-        at = _pixels_of(pixels, point_indices(grouping, len(grouping.centers) - 1))
+    def saliency(
+        self,
+        grouping: Grouping,
+        saliency_maps: Tensor,
+        pixels: Tensor,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Saliency of the coarsest centers, mean over the views that see them: (B, G)."""
+        points = point_indices(grouping, len(grouping.centers) - 1)
+        at = _pixels_of(pixels, points)
         found = back_project(saliency_maps.float()[..., None], at, self.image_size)
-        return found.mean(dim=1).squeeze(-1)
+        return mean_over_views(found, None if seen is None else _of_points(seen, points)).squeeze(
+            -1
+        )
 
     def _loss_3d(self, decoded: Tensor, grouping: Grouping, masks: list[Tensor]) -> Tensor:
         """Chamfer distance of hidden tokens' neighborhoods."""
@@ -232,26 +255,39 @@ class PretrainingModel(nn.Module):
         image_features: Tensor,
         pixels: Tensor,
         feature_scale: Tensor | None,
-    ) -> Tensor:
-        """Mean squared error of the image features of tokens' neighbors."""
+        seen: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean squared error of the image features of tokens' neighbors, and of how many."""
         # A visible token's neighbors are visible: no other level-0 center needs a target.
-        targets = self.semantic_targets(grouping, packings, image_features, pixels, feature_scale)
+        targets = self.semantic_targets(
+            grouping, packings, image_features, pixels, feature_scale, seen
+        )
         targets = targets.flatten(2).flatten(0, 1)
+        if seen is not None:
+            asked = self._asked_points(grouping, packings)
+            seen = _of_points(seen, asked).transpose(1, 2).flatten(0, 1)
         neighbors = grouping.neighbor_indices[TARGET_LEVEL]
         packing = packings[TARGET_LEVEL]
         tokens = decoded.flatten(0, 1)
         if self.targets.tokens_2d == "visible":
             rows = member_rows(neighbors, packings[TARGET_LEVEL - 1], packing)
-            return self.head_2d.loss(
-                tokens.index_select(0, packing.chosen), targets, rows, packing.counted
-            )
+            compared = tokens.index_select(0, packing.chosen), targets, rows, packing.counted, seen
+            return self.head_2d.loss(*compared), self.head_2d.n_compared(*compared[2:])
         # Every token is predicted, those that are asked count: no size depends on the mask.
         first = torch.arange(len(neighbors), device=tokens.device) * grouping.centers[0].shape[1]
         rows = (neighbors + first[:, None, None]).flatten(0, 1)
         asked = torch.ones_like(packing.visible)
         if self.targets.tokens_2d == "masked":
             asked = ~packing.visible
-        return self.head_2d.loss(tokens, targets, rows, asked.flatten())
+        compared = tokens, targets, rows, asked.flatten(), seen
+        return self.head_2d.loss(*compared), self.head_2d.n_compared(*compared[2:])
+
+    def _asked_points(self, grouping: Grouping, packings: list[Packing]) -> Tensor:
+        """Indices (B, L) of the points whose image features are targets."""
+        points = point_indices(grouping, 0)
+        if self.targets.tokens_2d == "visible":
+            points = points.gather(1, packings[0].kept)
+        return points
 
 
 def _needed(value: Tensor | None, name: str) -> Tensor:
@@ -259,6 +295,11 @@ def _needed(value: Tensor | None, name: str) -> Tensor:
     if value is None:
         raise ValueError(f"{name} is None; only random masking with targets '3d' needs none")
     return value
+
+
+def _of_points(values: Tensor, points: Tensor) -> Tensor:
+    """Values (B, V, M) of the points with indices (B, M), of values (B, V, N)."""
+    return values.gather(2, points[:, None].expand(-1, values.shape[1], -1))
 
 
 def _pixels_of(pixels: Tensor, points: Tensor) -> Tensor:

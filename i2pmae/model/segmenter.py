@@ -1,14 +1,34 @@
 """Encoder with a head per point: which part of the object a point belongs to."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2pmae.config import EncoderConfig, SegmentHeadConfig
-from i2pmae.geometry.grouping import group
+from i2pmae.errors import ConfigError
+from i2pmae.geometry.grouping import group, nearest_neighbors
+from i2pmae.geometry.shapes import require_shape
 from i2pmae.model.decoder import interpolate
-from i2pmae.model.encoder import Encoder
-from i2pmae.model.tokenizer import RowNorm
+from i2pmae.model.fine_tuned import FineTuned
+from i2pmae.model.layers import Dropout
+from i2pmae.model.row_norm import RowNorm
+from i2pmae.model.summary import summary
+
+
+class NamedParts(NamedTuple):
+    """Parts of a cloud's points."""
+
+    parts: Tensor  # (N,) int64
+    names: tuple[str, ...]  # of all parts that the network knows
+    probability: Tensor  # (N,) of each point's part, among those of the cloud's category
+
+    @property
+    def named(self) -> list[str]:
+        """The name of every point's part."""
+        return [self.names[part] for part in self.parts.tolist()]
 
 
 class LevelToPoints(nn.Module):
@@ -30,7 +50,7 @@ class LevelToPoints(nn.Module):
         return spread
 
 
-class Segmenter(nn.Module):
+class Segmenter(FineTuned):
     """Part of every point.
 
     Args:
@@ -38,6 +58,9 @@ class Segmenter(nn.Module):
         n_parts: number of parts over all categories.
         n_categories: number of object categories.
         head: the head's settings; None: the paper's.
+        class_names: of the categories, if they are known.
+        part_names: of the parts, likewise.
+        class_parts: per category, the parts that it may have, likewise.
 
     Source: Point-M2AE, section 4.2.
     """
@@ -48,12 +71,16 @@ class Segmenter(nn.Module):
         n_parts: int,
         n_categories: int,
         head: SegmentHeadConfig | None = None,
+        class_names: Sequence[str] = (),
+        part_names: Sequence[str] = (),
+        class_parts: Sequence[Sequence[int]] = (),
     ):
-        super().__init__()
+        super().__init__(encoder, class_names, normalized=True)
+        self.part_names = tuple(part_names)
+        self.class_parts = tuple(map(tuple, class_parts))
         head = SegmentHeadConfig() if head is None else head
-        self.config = encoder
-        self.n_categories = n_categories
-        self.encoder = Encoder(encoder, normalized=True)
+        self.head_config = head
+        self.n_categories, self.n_parts = n_categories, n_parts
         self.category = nn.Sequential(
             nn.Linear(n_categories, 64, bias=False), RowNorm(64), nn.LeakyReLU(0.2)
         )
@@ -67,7 +94,7 @@ class Segmenter(nn.Module):
             nn.Linear(2 * self.width + 64, first),
             RowNorm(first),
             nn.ReLU(),
-            nn.Dropout(head.dropout),
+            Dropout(head.dropout),
             nn.Linear(first, second),
             RowNorm(second),
             nn.ReLU(),
@@ -76,6 +103,10 @@ class Segmenter(nn.Module):
             nn.ReLU(),
             nn.Linear(third, n_parts),
         )
+
+    def __repr__(self) -> str:
+        last: nn.Linear = self.head[-1]  # type: ignore[assignment]
+        return summary(self, self.config, f"log-probabilities (B, N, {last.out_features})")
 
     def forward(self, points: Tensor, category: Tensor) -> Tensor:
         """Log-probabilities.
@@ -87,6 +118,8 @@ class Segmenter(nn.Module):
         Returns:
             (B, N, n_parts).
         """
+        require_shape("points", points, "B", "N", 3)
+        require_shape("category", category, points.shape[0])
         batch, n_points, _ = points.shape
         points = points.float()
         grouping = group(points, self.config.n_centers, self.config.group_sizes)
@@ -112,3 +145,54 @@ class Segmenter(nn.Module):
         rows = self.head[1:]((rows + per_cloud[:, None]).flatten(0, 1))
         scores: Tensor = rows.view(batch, n_points, -1).float()
         return scores.log_softmax(dim=-1)
+
+    @torch.inference_mode()
+    def predict(self, points: Any, category: str | int | None = None) -> list[NamedParts]:
+        """Name the parts of every point of clouds, as files hold them.
+
+        Clouds are moved and scaled to the unit sphere. Of a cloud with more points than the network
+        was trained on it sees as many farthest ones; the others take the part of the nearest.
+
+        Args:
+            points: (B, N, 3), or (N, 3) of one cloud, tensor or array, any unit, y up.
+            category: of the objects, by name or number; None where the network knows one only.
+
+        Returns:
+            One entry per cloud.
+
+        Raises:
+            ConfigError: if the network does not know the category.
+        """
+        place = self._place_of(category)
+        clouds, seen = self.prepared(points)
+        nearest = None if seen is clouds else nearest_neighbors(clouds, seen, 1).squeeze(2)
+        scores = self(seen, torch.full((len(seen),), place, device=seen.device))
+        if self.class_parts:
+            allowed = torch.zeros(self.n_parts, dtype=torch.bool, device=scores.device)
+            allowed[list(self.class_parts[place])] = True
+            scores = scores.masked_fill(~allowed, -torch.inf)
+        probability, parts = scores.softmax(dim=2).max(dim=2)
+        if nearest is not None:
+            probability, parts = probability.gather(1, nearest), parts.gather(1, nearest)
+        names = self.part_names or tuple(f"part {k}" for k in range(self.n_parts))
+        return [
+            NamedParts(of_cloud, names, sure)
+            for of_cloud, sure in zip(parts, probability, strict=True)
+        ]
+
+    def _place_of(self, category: str | int | None) -> int:
+        """Number of a category.
+
+        Raises:
+            ConfigError: if there is none such.
+        """
+        names = self.class_names or tuple(map(str, range(self.n_categories)))
+        if category is None and len(names) == 1:
+            return 0
+        asked = str(category)
+        if asked in names:
+            return names.index(asked)
+        if isinstance(category, int) and 0 <= category < len(names):
+            return category
+        what = "no category is named" if category is None else f"there is no category {asked!r}"
+        raise ConfigError(f"{what}; the segmenter knows {', '.join(names)}")

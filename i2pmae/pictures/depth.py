@@ -4,17 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
+from i2pmae.pictures.points import Up
 from i2pmae.pictures.style import SALIENCY, color_bar, name_column, name_row, panels, save
+
+Number = TypeVar("Number", bound=np.generic)
 
 _VIEWS_PER_ROW = 4
 OVERLAY = ListedColormap(
     [(*SALIENCY(value)[:3], 0.9 * value**0.7) for value in np.linspace(0, 1, 256)]
 )
+
+
+def upright(maps: NDArray[Number], axes: NDArray[np.floating], up: Up = "y") -> NDArray[Number]:
+    """Maps of views, turned by steps of 90 degrees so that up is up, for people to look at.
+
+    The image model sees them as they are stored: of the paper's views, one lies on its side and one
+    is upside down. A view from above has no up and stays.
+
+    Args:
+        maps: (S, V, H, W), or (S, V, H, W, 3) of colors; H = W.
+        axes: (V, 3, 3) from `view_axes`: row, column, depth.
+        up: which axis of the clouds points up.
+    """
+    down, right, _ = np.moveaxis(axes[..., "xyz".index(up)], 1, 0)
+    turned = []
+    for view in range(len(axes)):
+        if abs(right[view]) > abs(down[view]):
+            n_turns = 1 if right[view] > 0 else 3  # counterclockwise
+        else:
+            n_turns = 2 if down[view] > 1e-6 else 0
+        turned.append(np.rot90(maps[:, view], n_turns, axes=(1, 2)))
+    return np.stack(turned, axis=1)
 
 
 def draw_depth_maps(
@@ -32,7 +58,8 @@ def draw_depth_maps(
 
     Args:
         path: `.png`, `.pdf` or `.svg` to write.
-        depth_maps: (S, V, H, W), uint8 in [0, 255] or float in [0, 1].
+        depth_maps: (S, V, H, W), or (S, V, H, W, 3) of normals; uint8 in [0, 255] or float in
+            [0, 1].
         saliency_maps: (S, V, h, w), any unit.
         names: S names, written beside the rows.
 
@@ -69,7 +96,8 @@ def draw_depth_maps(
                 continue
             depth = depth_maps[shape, place]
             plain.imshow(depth, cmap="gray", vmin=0, vmax=1)
-            over.imshow(0.72 + 0.28 * depth, cmap="gray", vmin=0, vmax=1)
+            gray = depth if depth.ndim == 2 else depth.mean(axis=2)
+            over.imshow(0.72 + 0.28 * gray, cmap="gray", vmin=0, vmax=1)
             over.imshow(
                 relative[place],
                 cmap=OVERLAY,
@@ -79,7 +107,7 @@ def draw_depth_maps(
                 extent=over.get_xlim() + over.get_ylim(),
             )
     for column in range(n_columns):
-        name_column(axes[0, 2 * column], f"depth map {column + 1}" if n_rows == 1 else "depth maps")
+        name_column(axes[0, 2 * column], f"view {column + 1}" if n_rows == 1 else "views")
         name_column(axes[0, 2 * column + 1], "saliency")
     color_bar(figure, OVERLAY, "ignored", "attended")
     return save(figure, path)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from i2pmae.geometry.normals import NEIGHBORS, surface_normals
+from i2pmae.pictures.style import name_column, name_row, panels
 
 Up = Literal["y", "z"]
 
@@ -19,6 +22,42 @@ _ELEVATION = np.deg2rad(22)
 _FADE = 0.5  # how far the farthest point fades into white
 _SHADE = 0.4  # how much darker the side away from the light is
 _LIGHT = np.array([-0.42, 0.72, 0.55])  # direction it comes from: right, up, towards the viewer
+
+
+def shape_rows(
+    clouds: Iterable[NDArray[np.floating]],
+    names: Sequence[str],
+    titles: Sequence[str],
+    *,
+    width: float,
+    up: Up = "y",
+    bottom: float = 0.35,
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Make a figure with one row per shape, as high as the shape, and one panel per title.
+
+    Args:
+        clouds: per shape (N, 3), which the panels of its row are to hold.
+        names: of the shapes, written beside the rows.
+        titles: written above the columns.
+        width: of a panel, inches.
+        up: which axis of the clouds points up.
+        bottom: room for a legend or color bar, inches.
+
+    Returns:
+        The figure and its (shapes, titles) axes.
+
+    Raises:
+        ValueError: if there are not as many names as shapes.
+    """
+    heights = [_row_height(cloud, width, up) for cloud in clouds]
+    figure, axes = panels(
+        len(heights), len(titles), width=width, heights=heights, left=0.25, bottom=bottom
+    )
+    for panel, name in zip(axes[:, 0], names, strict=True):
+        name_row(panel, name)
+    for panel, title in zip(axes[0], titles, strict=True):
+        name_column(panel, title)
+    return figure, axes
 
 
 def draw_points(
@@ -70,7 +109,7 @@ def draw_points(
     axes.scatter(x[order], y[order], s=diameter**2, c=rgba[order], linewidths=0)
 
 
-def row_height(cloud: NDArray[np.floating], width: float, up: Up = "y") -> float:
+def _row_height(cloud: NDArray[np.floating], width: float, up: Up = "y") -> float:
     """Height of a panel of some width that the cloud just fills, at most its width."""
     across, upward = np.ptp(_look_at(cloud, up)[:, :2], axis=0)
     return width * float(np.clip(1.05 * upward / max(across, 1e-6), 0.4, 1))

@@ -48,18 +48,10 @@ def draw_neighbors(
     all neighbors are of one color.
 
     Args:
-        path: `.png`, `.pdf` or `.svg` to write.
         query: what was looked for.
         neighbors: what was found, at least one.
         captions: one per neighbor, such as its cosine.
-        up: which axis of the clouds points up.
-
-    Returns:
-        `path`.
-
-    Raises:
-        DataError: if the file cannot be written.
-        ValueError: if the sequences differ in length.
+        path, up: as of `shapes.draw_seen`, and so are the result and errors.
     """
     n_rows = -(-len(neighbors) // _PER_ROW)
     n_columns = 1 + min(len(neighbors), _PER_ROW)

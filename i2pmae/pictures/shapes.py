@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
-from i2pmae.pictures.points import Up, draw_points, row_height
+from i2pmae.pictures.points import Up, draw_points, shape_rows
 from i2pmae.pictures.style import (
     ACCENT,
     FRAME,
@@ -19,7 +19,6 @@ from i2pmae.pictures.style import (
     color_bar,
     legend,
     name_column,
-    name_row,
     panels,
     save,
 )
@@ -65,19 +64,41 @@ def draw_seen(
         ValueError: if the arrays do not fit together.
     """
     colors = feature_colors(features)
-    heights = [row_height(cloud, _WIDTH, up) for cloud in points]
-    figure, axes = panels(len(names), 3, width=_WIDTH, heights=heights, left=0.25, bottom=0.4)
-    rows = zip(axes, points, saliency, colors, names, strict=True)
-    for (left, middle, right), cloud, values, color, name in rows:
-        name_row(left, name)
+    titles = ("points", "saliency", "features, 3 components")
+    figure, axes = shape_rows(points, names, titles, width=_WIDTH, up=up, bottom=0.4)
+    rows = zip(axes, points, saliency, colors, strict=True)
+    for (left, middle, right), cloud, values, color in rows:
         draw_points(left, cloud, NEUTRAL, up=up)
         low, high = values.min(), np.percentile(values, 99)
         relative = ((values - low) / max(high - low, 1e-12)).clip(0, 1)
         draw_points(middle, cloud, SALIENCY(relative), up=up, relief=_VALUES)
         draw_points(right, cloud, color, up=up, relief=_VALUES)
-    for panel, title in zip(axes[0], ("points", "saliency", "features, 3 components"), strict=True):
-        name_column(panel, title)
     color_bar(figure, SALIENCY, "ignored", "attended")
+    return save(figure, path)
+
+
+def draw_features(
+    path: Path,
+    points: NDArray[np.floating],
+    features: NDArray[np.floating],
+    names: Sequence[str],
+    *,
+    up: Up = "y",
+) -> Path:
+    """Draw shapes in one row, each point in the color of its features; see `FeatureColors`.
+
+    Args:
+        points: (S, N, 3).
+        features: (S, N, C) of each point.
+        names: S names, written above the shapes.
+        path, up: as of `draw_seen`, and so are the result and errors.
+    """
+    figure, axes = panels(1, len(names), width=_WIDTH)
+    for panel, cloud, color, name in zip(
+        axes[0], points, feature_colors(features), names, strict=True
+    ):
+        name_column(panel, name)
+        draw_points(panel, cloud, color, up=up, relief=_VALUES)
     return save(figure, path)
 
 
@@ -132,38 +153,25 @@ def draw_predicted_features(
     distance from their mean, which is the error of a network that always says the mean.
 
     Args:
-        path: `.png`, `.pdf` or `.svg` to write.
         points: (S, N, 3) the clouds, drawn faintly.
         centers: per shape (k, 3).
         targets: per shape (k, C).
         predicted: per shape (k, C).
-        names: S names, written beside the rows.
-        up: which axis of the clouds points up.
-
-    Returns:
-        `path`.
-
-    Raises:
-        DataError: if the file cannot be written.
-        ValueError: if the sequences differ in length.
+        path, names, up: as of `draw_seen`, and so are the result and errors.
     """
     everything = np.concatenate(list(targets))
     colors = FeatureColors(everything)
     worst = max(float(np.sqrt(everything.var(axis=0).sum())), 1e-12)
-    heights = [row_height(cloud, _WIDTH, up) for cloud in points]
-    figure, axes = panels(len(names), 3, width=_WIDTH, heights=heights, left=0.25, bottom=0.4)
-    rows = zip(axes, points, centers, targets, predicted, names, strict=True)
-    for row, cloud, at, true, said, name in rows:
-        name_row(row[0], name)
+    titles = ("target features", "predicted features", "error")
+    figure, axes = shape_rows(points, names, titles, width=_WIDTH, up=up, bottom=0.4)
+    rows = zip(axes, points, centers, targets, predicted, strict=True)
+    for row, cloud, at, true, said in rows:
         error = np.linalg.norm(said - true, axis=1) / worst
         for panel, color in zip(
             row, (colors(true), colors(said), SALIENCY(error.clip(0, 1))), strict=True
         ):
             draw_points(panel, cloud, FRAME, up=up, relief=0.3)
             draw_points(panel, at, color, frame=cloud, up=up, relief=_VALUES, scale=1.25)
-    titles = ("target features", "predicted features", "error")
-    for panel, title in zip(axes[0], titles, strict=True):
-        name_column(panel, title)
     color_bar(figure, SALIENCY, "no error", "as far off as the mean")
     return save(figure, path)
 
@@ -180,33 +188,18 @@ def draw_masks(
     """Draw which centers are visible and which are hidden at every scale; one row per shape.
 
     Args:
-        path: `.png`, `.pdf` or `.svg` to write.
         points: (S, N, 3) the clouds, drawn faintly.
         centers: per level (S, G, 3), fine to coarse.
         masked: per level (S, G), True = hidden from the encoder.
-        names: S names, written beside the rows.
-        up: which axis of the clouds points up.
-
-    Returns:
-        `path`.
-
-    Raises:
-        DataError: if the file cannot be written.
-        ValueError: if the sequences differ in length.
+        path, names, up: as of `draw_seen`, and so are the result and errors.
     """
-    heights = [row_height(cloud, _WIDTH, up) for cloud in points]
-    figure, axes = panels(
-        len(names), len(centers), width=_WIDTH, heights=heights, left=0.25, bottom=0.35
-    )
+    titles = [f"scale {k}: {at.shape[1]} centers" for k, at in enumerate(centers, start=1)]
+    figure, axes = shape_rows(points, names, titles, width=_WIDTH, up=up)
     for level, (places, hidden) in enumerate(zip(centers, masked, strict=True)):
         for panel, cloud, at, is_hidden in zip(axes[:, level], points, places, hidden, strict=True):
             draw_points(panel, cloud, FRAME, up=up, relief=0.3)
             colors = np.where(is_hidden[:, None], to_rgba(_HIDDEN), to_rgba(_VISIBLE))
             draw_points(panel, at, colors, frame=cloud, up=up, relief=0.3, scale=1.1 + 0.5 * level)
-        n_centers = places.shape[1]
-        name_column(axes[0, level], f"scale {level + 1}: {n_centers} centers")
-    for panel, name in zip(axes[:, 0], names, strict=True):
-        name_row(panel, name)
     legend(figure, {"visible": _VISIBLE, "hidden": _HIDDEN})
     return save(figure, path)
 

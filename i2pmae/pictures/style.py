@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from i2pmae.durable import whole_file
+from i2pmae.atomic_write import written
 from i2pmae.errors import DataError
 
 # Okabe and Ito's palette, in the order in which categories take it.
@@ -131,12 +132,12 @@ def legend(figure: Figure, entries: Mapping[str, str]) -> None:
 
 def name_row(axes: Axes, name: str) -> None:
     """Write a name to the left of a row's first panel, shortened in its middle if too long."""
-    axes.set_ylabel(_shortened(name), fontsize=_SMALL, color=INK, labelpad=4)
+    axes.set_ylabel(_shortened(name), fontsize=_SMALL, color=INK, labelpad=4, parse_math=False)
 
 
 def name_column(axes: Axes, name: str) -> None:
     """Write a name above a column's first panel."""
-    axes.set_title(name, fontsize=_LARGE, color=INK, pad=4)
+    axes.set_title(name, fontsize=_LARGE, color=INK, pad=4, parse_math=False)
 
 
 def name_below(axes: Axes, name: str) -> None:
@@ -150,6 +151,7 @@ def name_below(axes: Axes, name: str) -> None:
         va="top",
         fontsize=_SMALL - 1,
         color=NEUTRAL,
+        parse_math=False,
     )
 
 
@@ -168,9 +170,8 @@ def save(figure: Figure, path: Path) -> Path:
             f"{path}: pictures are written as {', '.join(FORMATS)}, not '{path.suffix}'"
         )
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
-    try:
-        with whole_file(path) as temporary, mpl.rc_context(_SETTINGS):
-            figure.savefig(temporary, dpi=_DPI, metadata=metadata)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    with written(path) as temporary, mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        # Names may have signs that the font lacks; they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(temporary, dpi=_DPI, metadata=metadata)
     return path

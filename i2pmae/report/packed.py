@@ -18,12 +18,18 @@ def base64_text(values: NDArray[np.generic]) -> str:
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
-def pack_points(points: NDArray[np.floating]) -> str:
-    """Points (N, 3), scaled into [-1, 1] about their middle, as int16 steps of 1/32767."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    centered = points - (low + high) / 2
-    reach = max(float(np.linalg.norm(centered, axis=1).max()), 1e-9)
-    return base64_text(np.rint(centered / reach * 32767).astype("<i2"))
+def pack_points(points: NDArray[np.floating], frame: NDArray[np.floating] | None = None) -> str:
+    """Points (N, 3), scaled into [-1, 1] about their middle, as int16 steps of 1/32767.
+
+    Args:
+        points: the cloud.
+        frame: (M, 3) a cloud whose middle and size count instead; what is outside is clipped.
+    """
+    frame = points if frame is None else frame
+    middle = (frame.min(axis=0) + frame.max(axis=0)) / 2
+    reach = max(float(np.linalg.norm(frame - middle, axis=1).max()), 1e-9)
+    inside = ((points - middle) / reach).clip(-1, 1)
+    return base64_text(np.rint(inside * 32767).astype("<i2"))
 
 
 def pack_directions(directions: NDArray[np.floating]) -> str:
@@ -60,7 +66,7 @@ def view_strip(
     """Depth maps of a shape's first views, below them saliency over them, as the URL of a picture.
 
     Args:
-        depth_maps: (V, H, W).
+        depth_maps: (V, H, W), or (V, H, W, 3) of normals.
         saliency_maps: (V, h, w), any unit.
         overlay: from saliency in [0, 1] to red, green, blue and alpha.
 
@@ -81,7 +87,7 @@ def view_strip(
             size, Image.Resampling.BICUBIC
         )
         color = overlay(np.asarray(salient).clip(0, 1))
-        faint = 0.72 + 0.28 * np.asarray(depth)[..., None] / 255
+        faint = 0.72 + 0.28 * np.asarray(depth.convert("L"))[..., None] / 255
         mixed = faint * (1 - color[..., 3:]) + color[..., :3] * color[..., 3:]
         below = Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
         strip.paste(below, (view * _PICTURE, _PICTURE))

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from i2pmae import __version__
+from i2pmae.version import __version__
 
 Rows = list[list[str]]
+
+_SCRIPTS = ("basics.js", "viewer.js", "charts.js", "gallery.js", "map.js", "page.js")  # one program
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,14 @@ class Table:
     title: str
     columns: list[str]
     rows: Rows
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found, in sentences."""
+
+    question: str
+    sentences: list[str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,13 @@ class Chart:
     title: str
     unit: str
     series: list[Series]
+
+    @property
+    def rows(self) -> list[tuple[float, list[float | None]]]:
+        """Every epoch that a line has a value of, with the values of all lines."""
+        values = [dict(zip(line.x, line.y, strict=True)) for line in self.series]
+        epochs = sorted({epoch for found in values for epoch in found})
+        return [(epoch, [found.get(epoch) for found in values]) for epoch in epochs]
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class Confusion:
 
     names: list[str]
     counts: list[list[int]]
+    note: str = ""  # which classes are left out
 
 
 @dataclass(frozen=True)
@@ -89,8 +107,35 @@ class Map:
     names: list[str]
     ids: list[str]
     wrong: list[bool]
+    neighbors: list[list[int]]  # of each shape those of the most similar vectors, nearest first
     thumbnails: list[str]  # packed points
     n_points: int  # per thumbnail
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A cloud whose points are of several kinds."""
+
+    points: str  # packed
+    kinds: str  # packed, into those of its `CloudTable`
+
+
+@dataclass(frozen=True)
+class CloudRow:
+    """The same shape in several columns; its clouds turn together."""
+
+    name: str
+    clouds: list[Cloud | None]
+
+
+@dataclass(frozen=True)
+class CloudTable:
+    """Clouds side by side, one shape per row."""
+
+    note: str
+    columns: list[str]
+    kinds: list[str]
+    rows: list[CloudRow]
 
 
 @dataclass(frozen=True)
@@ -109,6 +154,7 @@ class Page:
     title: str
     kind: str  # what the page is about, two or three words
     facts: list[list[str]]  # value and what it is
+    answers: list[Answer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
@@ -117,6 +163,7 @@ class Page:
     confusion: Confusion | None = None
     per_class: Table | None = None
     results: list[Table] = field(default_factory=list)
+    clouds: CloudTable | None = None
     map: Map | None = None
     balance: Balance | None = None
     sizes: Table | None = None
@@ -131,7 +178,8 @@ def render(page: Page) -> str:
     import jinja2
 
     files = resources.files("i2pmae.report")
-    read = {name: (files / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")}
+    style = (files / "style.css").read_text(encoding="utf-8")
+    script = "".join((files / "script" / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (files / name).read_text(encoding="utf-8")),
         autoescape=True,
@@ -142,8 +190,8 @@ def render(page: Page) -> str:
     return environment.get_template("page.html").render(
         page=page,
         version=__version__,
-        style=read["style.css"],
-        script=read["script.js"],
+        style=style,
+        script=f'"use strict";\n(() => {{\n{script}}})();',
         data=_embedded(page),
     )
 
@@ -154,6 +202,7 @@ def _embedded(page: Page) -> str:
         "charts": [asdict(chart) for chart in page.charts],
         "layers": [asdict(layer) for layer in page.layers],
         "shapes": [asdict(shape) for shape in page.shapes],
+        "clouds": None if page.clouds is None else asdict(page.clouds),
         "map": None if page.map is None else asdict(page.map),
         "ramps": page.ramps,
     }

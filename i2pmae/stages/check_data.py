@@ -2,217 +2,172 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+import shlex
+from collections import Counter
+from typing import TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
-from i2pmae.config import EncoderConfig
-from i2pmae.datasets import Shape, ShapeSource, open_source, survey
+from i2pmae.config import CheckDataConfig
+from i2pmae.datasets import Located, ShapeSource, locate, open_source
+from i2pmae.datasets.check import Survey, shared_points
+from i2pmae.datasets.listed import some
+from i2pmae.datasets.looks import (
+    FEW_POINTS,
+    Duplicates,
+    Look,
+    Spread,
+    count_classes,
+    duplicates,
+    look_at,
+    ranges,
+    spread,
+)
 from i2pmae.datasets.meshes import Meshes
+from i2pmae.datasets.reading import read_each
+from i2pmae.datasets.upright import UpGuess, guess_up
 from i2pmae.errors import DataError
-from i2pmae.progress import Progress, note, print_table, warn
+from i2pmae.progress import Progress, note, print_class_table, print_table, warn
 
 _LISTED = 20  # rows of a table; the JSON object holds all
-_FAR = {0.99: 2.0, 0.95: 5.0}  # share of the points, how far the others may lie; real objects stay
-# below 1.3 and 3
-_FLAT = 1e-3  # spread across a plane or line, relative to the spread along it
-_OFF_ORIGIN = 1e3  # distance from the origin in sizes of the shape; float32 keeps four digits
-_RADII = (0.5, 2.0)  # distance of the farthest point where coordinates are used as stored
-_SPLITS = ("train", "val", "test", "")
 
 
-class _Look(NamedTuple):
-    """What one shape shows."""
+class Unusable(TypedDict):
+    """A shape that cannot be used."""
 
-    n_points: int  # in the file
-    low: NDArray[np.float64]  # (3,) in the unit of the file
-    high: NDArray[np.float64]
-    key: str  # equal for equal contents
-    findings: list[tuple[str, str]]  # kind and reason
+    id: str
+    reason: str
 
 
-def run(data: Path, *, layout: str = "auto") -> dict[str, Any]:
-    """Read every shape of a data set once and say what it holds and what looks wrong.
+class Suspicious(Unusable):
+    """A shape that is worth a look."""
+
+    kind: str
+
+
+class Result(TypedDict):
+    """What a data set holds."""
+
+    path: str
+    layout: str
+    recipe: str  # for fine-tuning
+    shapes: int
+    usable: int
+    splits: dict[str, int]  # shapes of each
+    classes: dict[str, dict[str, int]]  # per split the shapes of each class
+    points: Spread | None  # per shape; None for meshes
+    stored_points: int  # that extract-2d would store of each
+    range: dict[str, list[float]]  # per axis, unit of the files
+    size: Spread  # longest side of the shapes' boxes
+    up: dict[str, object] | None  # a guess: `axis`, `share` of the shapes, `reason`
+    duplicates: Duplicates
+    bad: list[Unusable]
+    suspicious: list[Suspicious]
+    missing: list[str]  # splits that are not there
+    notes: list[str]  # what the data set is taken for and what is left out
+    next: str  # a command
+
+
+def run(config: CheckDataConfig) -> Result:
+    """Read every shape of a data set once; say what it is taken for and what looks wrong.
 
     Shapes are duplicates if they hold the same points, in whatever order; meshes, whose points
     are drawn, if their files are equal. Outliers, flat shapes and the like may be as they should:
     they are worth a look, not errors.
 
     Args:
-        data: a data set, see `open_source`.
-        layout: of the data set, or `auto`.
+        config: settings.
 
     Returns:
-        `path`, `layout`, `recipe`, `shapes`, `usable`, `splits` (shapes of each), `classes` (per
-        split the shapes of each class), `points` (least, median and most per shape; None for
-        meshes), `range` (per axis, unit of the files), `size` (longest side of the shapes' boxes),
-        `duplicates` (`within_splits`, `between_splits`, `conflicting`, `groups`), `bad` (id and
-        reason of shapes that cannot be used), `suspicious` (id, kind, reason), `missing` (splits
-        that are not there), `notes`.
+        See `Result`.
 
     Raises:
         DataError: if the layout is not recognized or incomplete, or no shape can be used.
     """
-    source = open_source(data, layout=layout, split="all")
-    looks: dict[int, _Look] = {}
-
-    def look(index: int, shape: Shape, original: NDArray[Any]) -> None:
-        looks[index] = _look(source, index, shape, original)
-
+    data = locate(config.data, config.layout)
+    source = open_source(data, split="all", **config.reading)
+    looks: dict[int, Look] = {}
+    bad: dict[int, str] = {}
     with Progress("check", total=len(source)) as progress:
-        bad = survey(source, progress=progress.advance, look=look).bad
+        for index, read in read_each(source, look_at):
+            try:
+                looks[index] = read.result()
+            except DataError as error:
+                bad[index] = str(error)
+            progress.advance(1)
+    counts = [seen.n_points for seen in looks.values()]
+    n_points = {index: seen.n_loaded for index, seen in looks.items()}
+    not_finite = {index: n for index, n in source.not_finite.items() if index in looks}
+    found = Survey(bad, n_points, not_finite)
     if not looks:
+        first = next(iter(found.bad.values()))
         raise DataError(
-            f"{data}: none of its {len(source)} shapes can be used; the first: {bad[0]}"
+            f"{config.data}: none of its {len(source)} shapes can be used; the first: {first}"
         )
-    looks = dict(sorted(looks.items()))  # threads end in any order
-    result = {
-        "path": str(data),
+    shared, small = shared_points(found.n_points)
+    guess = guess_up([seen.likeness for seen in looks.values()])
+    suspicious = [
+        (index, kind, reason)
+        for index, seen in looks.items()
+        for kind, reason in seen.findings
+        if kind != FEW_POINTS or index not in small
+    ]
+    suspicious += [(index, FEW_POINTS, reason) for index, reason in small.items()]
+    result: Result = {
+        "path": str(config.data),
         "layout": source.layout,
         "recipe": source.recipe,
         "shapes": len(source),
         "usable": len(looks),
         "splits": dict(Counter(name or "none" for name in source.splits)),
-        "classes": _count_classes(source),
-        "points": None
-        if isinstance(source, Meshes)
-        else _spread([v.n_points for v in looks.values()]),
-        "range": _ranges(looks),
-        "size": _spread([float((v.high - v.low).max()) for v in looks.values()]),
-        "duplicates": _duplicates(source, looks),
-        "bad": [{"id": source.ids[index], "reason": reason} for index, reason in bad.items()],
+        "classes": count_classes(source),
+        "points": None if isinstance(source, Meshes) else spread(counts),
+        "stored_points": shared,
+        "range": ranges(looks),
+        "size": spread([float((v.high - v.low).max()) for v in looks.values()]),
+        "up": None if guess is None else guess._asdict(),
+        "duplicates": duplicates(source, looks),
+        "bad": [{"id": source.ids[index], "reason": why} for index, why in found.bad.items()],
         "suspicious": [
             {"id": source.ids[index], "kind": kind, "reason": reason}
-            for index, seen in looks.items()
-            for kind, reason in seen.findings
+            for index, kind, reason in suspicious
         ],
-        "missing": _missing_splits(data, source),
-        "notes": [*source.notes, *_notes(source)],
+        "missing": _missing_splits(config, data, source),
+        "notes": [*source.notes, *found.notes(), *_notes(source)],
+        "next": _next_command(config, source, guess, skips=bool(found.bad or small)),
     }
     _show(result)
     return result
 
 
-def _look(source: ShapeSource, index: int, shape: Shape, original: NDArray[Any]) -> _Look:
-    xyz = np.asarray(original[:, :3], np.float64)
-    key = hashlib.sha256()
-    if isinstance(source, Meshes):
-        key.update(source.entries[index].file.read_bytes())
-    else:
-        with np.errstate(over="ignore"):
-            rounded = xyz.astype(np.float32) + np.float32(0)  # no -0
-        key.update(rounded[np.lexsort(rounded.T)].tobytes())
-    findings = _findings(xyz)
-    n_needed = EncoderConfig().n_centers[0]
-    if len(xyz) < n_needed:
-        findings.append(
-            ("few points", f"{len(xyz)} points; the paper's network groups around {n_needed}")
-        )
-    if not source.unit_sphere:
-        findings += _stored_findings(shape.points)
-    return _Look(len(xyz), xyz.min(axis=0), xyz.max(axis=0), key.hexdigest(), findings)
+def _next_command(
+    config: CheckDataConfig, source: ShapeSource, guess: UpGuess | None, *, skips: bool
+) -> str:
+    """What to type next."""
+    words = ["i2pmae", "extract-2d", str(config.data)]
+    if config.layout != "auto":
+        words += ["--layout", config.layout]
+    if config.prefer is not None:
+        words += ["--prefer", config.prefer]
+    if config.classes != "auto":
+        words += ["--classes", config.classes]
+    up: str = config.up
+    if up == "y":
+        up = source.stated_up or ("y" if guess is None else guess.axis)
+    if up != "y":
+        words += ["--up", up]
+    if {*source.splits} - {"train", ""}:
+        words += ["--split", "all"]
+    if skips:
+        words += ["--on-error", "skip"]
+    return shlex.join(words)
 
 
-def _findings(xyz: NDArray[np.float64]) -> list[tuple[str, str]]:
-    """What is odd about coordinates of any unit."""
-    unit = np.abs(xyz).max()
-    xyz = xyz / unit  # so that squares neither overflow nor vanish
-    middle = np.median(xyz, axis=0)
-    radii = np.sort(np.linalg.norm(xyz - middle, axis=1))
-    findings = []
-    for share, allowed in _FAR.items():
-        inner = radii[int(share * (len(radii) - 1))]
-        if radii[-1] > allowed * inner:
-            n_far = int((radii > allowed * inner).sum())
-            reach = f"{radii[-1] / inner:.3g} times as far out as" if inner > 0 else "away from"
-            reason = f"{n_far} of {len(xyz)} points lie far off, up to {reach} {share:.0%} of them"
-            findings.append(("outlier", reason))
-            break
-    scaled = (xyz - xyz.mean(axis=0)) / np.ptp(xyz, axis=0).max()
-    spreads = np.sqrt(np.linalg.eigvalsh(scaled.T @ scaled).clip(0))
-    if not findings and spreads[1] < _FLAT * spreads[2]:
-        findings.append(("flat", "all points lie on a line"))
-    elif not findings and spreads[0] < _FLAT * spreads[2]:
-        findings.append(("flat", "all points lie in a plane"))
-    distance = float(np.linalg.norm(middle))
-    if distance > _OFF_ORIGIN * radii[-1]:
-        times = f"{distance / radii[-1]:.3g} times its size"
-        reason = f"{distance * unit:.3g} from the origin, {times}: float32 loses digits"
-        findings.append(("off origin", reason))
-    return findings
-
-
-def _stored_findings(points: NDArray[np.float32]) -> list[tuple[str, str]]:
-    """What is odd about coordinates that are used as stored."""
-    radius = float(np.linalg.norm(points.astype(np.float64), axis=1).max())
-    if _RADII[0] <= radius <= _RADII[1]:
-        return []
-    return [("not normalized", f"the farthest point lies at {radius:.3g}; expected about 1")]
-
-
-def _count_classes(source: ShapeSource) -> dict[str, dict[str, int]]:
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for split, label in zip(source.splits, source.labels, strict=True):
-        counts[split][label] += 1
-    return {
-        split or "none": {
-            source.class_names[label] if label >= 0 else "unknown": n
-            for label, n in sorted(counts[split].items())
-        }
-        for split in sorted(counts, key=_SPLITS.index)
-    }
-
-
-def _ranges(looks: Mapping[int, _Look]) -> dict[str, list[float]]:
-    low = np.min([seen.low for seen in looks.values()], axis=0)
-    high = np.max([seen.high for seen in looks.values()], axis=0)
-    return {axis: [float(low[i]), float(high[i])] for i, axis in enumerate("xyz")}
-
-
-def _spread(values: list[int] | list[float]) -> dict[str, float]:
-    return {
-        "min": min(values),
-        "median": float(np.median(values)),
-        "max": max(values),
-    }
-
-
-def _duplicates(source: ShapeSource, looks: Mapping[int, _Look]) -> dict[str, Any]:
-    """Shapes of equal content, counted within and between splits."""
-    by_key: dict[str, list[int]] = defaultdict(list)
-    for index, seen in looks.items():
-        by_key[seen.key].append(index)
-    groups = [indices for indices in by_key.values() if len(indices) > 1]
-    within: Counter[str] = Counter()
-    between: Counter[str] = Counter()
-    for indices in groups:
-        counts = Counter(source.splits[index] for index in indices)
-        present = sorted(counts, key=_SPLITS.index)
-        for place, split in enumerate(present):
-            if counts[split] > 1:
-                within[split or "none"] += counts[split] - 1
-            for earlier in present[:place]:
-                between[f"{earlier}/{split or 'none'}"] += counts[split]
-    return {
-        "within_splits": dict(within),  # shapes that repeat another one of their split
-        "between_splits": dict(between),  # 'train/test': shapes of test that train holds, too
-        "conflicting": sum(len({source.labels[i] for i in indices}) > 1 for indices in groups),
-        "groups": [[source.ids[index] for index in indices] for indices in groups],
-    }
-
-
-def _missing_splits(data: Path, source: ShapeSource) -> list[str]:
+def _missing_splits(config: CheckDataConfig, data: Located, source: ShapeSource) -> list[str]:
     """Why splits that one would expect are not there."""
     missing = []
     for split in ("train", "test"):
         if split not in source.splits and any(source.splits):
             try:
-                open_source(data, layout=source.layout, split=split)
+                open_source(data, split=split, **config.reading)
             except DataError as error:
                 missing.append(str(error))
     return missing
@@ -230,16 +185,14 @@ def _notes(source: ShapeSource) -> list[str]:
     ]
     if untrained and "train" in source.splits:
         notes.append(
-            f"{len(untrained)} classes have test shapes but none to train on: "
-            + ", ".join(untrained[:5])
-            + (", ..." if len(untrained) > 5 else "")
+            f"{len(untrained)} classes have test shapes but none to train on: {some(untrained)}"
         )
     return notes
 
 
-def _show(result: Mapping[str, Any]) -> None:
+def _show(result: Result) -> None:
     """Print the tables, and on stderr the notes."""
-    points, size = result["points"], result["size"]
+    points, size, up = result["points"], result["size"], result["up"]
     duplicates = result["duplicates"]
     copies = [
         *(f"{n} within {split}" for split, n in duplicates["within_splits"].items()),
@@ -258,11 +211,9 @@ def _show(result: Mapping[str, Any]) -> None:
             ["shapes", f"{result['shapes']}"],
             ["cannot be used", f"{len(result['bad'])}"],
             ["points per shape", "drawn from surfaces" if points is None else _text(points)],
-            *[
-                [f"{axis}", f"{low:.4g} to {high:.4g}"]
-                for axis, (low, high) in result["range"].items()
-            ],
+            *([axis, f"{low:.4g} to {high:.4g}"] for axis, (low, high) in result["range"].items()),
             ["size", _text(size)],
+            ["up", "unclear" if up is None else f"{up['axis']}, as it seems: {up['reason']}"],
             ["duplicates", ", ".join(copies) or "none"],
             ["suspicious", ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"],
             ["fine-tuning recipe", result["recipe"]],
@@ -272,7 +223,7 @@ def _show(result: Mapping[str, Any]) -> None:
     names = dict.fromkeys(name for counts in result["classes"].values() for name in counts)
     rows = [[name, *(result["classes"][split].get(name, 0) for split in splits)] for name in names]
     totals = ["all", *(sum(result["classes"][split].values()) for split in splits)]
-    print_table("Shapes per class", ["class", *splits], [*rows, totals])
+    print_class_table("Shapes per class", ["class", *splits], rows, [totals])
     _show_rows("Cannot be used", ["shape", "why"], [[f["id"], f["reason"]] for f in result["bad"]])
     _show_rows(
         "Worth a look",
@@ -284,6 +235,7 @@ def _show(result: Mapping[str, Any]) -> None:
         warn(message)
     for message in result["notes"]:
         note(message)
+    note(f"next: {result['next']}")
 
 
 def _show_rows(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -292,7 +244,7 @@ def _show_rows(title: str, columns: list[str], rows: list[list[str]]) -> None:
         print_table(title + more, columns, rows[:_LISTED])
 
 
-def _text(spread: Mapping[str, float]) -> str:
+def _text(spread: Spread) -> str:
     if spread["min"] == spread["max"]:
         return f"{spread['min']:.5g}"
     return f"{spread['min']:.5g} to {spread['max']:.5g}, median {spread['median']:.5g}"

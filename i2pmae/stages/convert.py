@@ -1,15 +1,25 @@
 """Official checkpoints to ours and back."""
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from i2pmae.checkpoints import checkpoint
+from i2pmae.checkpoints.networks import encoder_config_of, head_config_of
+from i2pmae.checkpoints.official import Kind
 from i2pmae.config import to_plain
-from i2pmae.loading import encoder_config_of, head_config_of
 from i2pmae.progress import note
-from i2pmae.training import checkpoint
 
 
-def run(source: Path, target: Path) -> dict[str, Any]:
+class Result(TypedDict):
+    """What was written."""
+
+    kind: Kind
+    tensors: int
+    direction: str
+    out: str
+
+
+def run(source: Path, target: Path) -> Result:
     """Convert a checkpoint; the direction follows from what `source` is.
 
     Args:
@@ -17,7 +27,7 @@ def run(source: Path, target: Path) -> dict[str, Any]:
         target: file to write; ours also as `.safetensors`.
 
     Returns:
-        `kind`, `tensors`, `direction`, `out`.
+        See `Result`.
 
     Raises:
         CheckpointError: if `source` cannot be read, or has no official counterpart.
@@ -26,7 +36,7 @@ def run(source: Path, target: Path) -> dict[str, Any]:
     for message in read.notes:
         note(message)
     if read.official:
-        config: dict[str, Any] = {"encoder": to_plain(encoder_config_of(read))}
+        config = {"encoder": to_plain(encoder_config_of(read))}
         if read.kind == "classifier":
             config["head"] = to_plain(head_config_of(read))
         checkpoint.save(target, kind=read.kind, config=config, model=read.model)

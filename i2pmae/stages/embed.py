@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import base64
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
-from i2pmae import __version__
-from i2pmae.config import EmbedConfig, EncoderConfig, to_plain
-from i2pmae.datasets import Shape, ShapeSource, open_source
+from i2pmae.checkpoints.checkpoint import notes_on_axes
+from i2pmae.checkpoints.names import file_of, recorded
+from i2pmae.checkpoints.networks import load_encoder
+from i2pmae.config import EmbedConfig
+from i2pmae.datasets import Shape, ShapeSource
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import DataError
+from i2pmae.evaluation.clouds import CloudReader, open_clouds
+from i2pmae.evaluation.dense_files import DenseFiles
 from i2pmae.evaluation.features import extract_features
-from i2pmae.evaluation.vectors import Vectors, check_target, write_vectors
+from i2pmae.evaluation.journal import Journal, Row, kept_settings
+from i2pmae.evaluation.split import spread_evenly
+from i2pmae.evaluation.streaming import stream
+from i2pmae.evaluation.tables import check_target
+from i2pmae.evaluation.vectors import FORMATS, Vectors, write_vectors
 from i2pmae.image_model.weights import file_hash
-from i2pmae.loading import load_encoder
-from i2pmae.progress import note, warn
+from i2pmae.progress import note
+from i2pmae.training.run_folder import run_lock
+from i2pmae.version import __version__
 
-SOURCE_POINTS = 8192  # centre and scale of a shape come from as many points, however few are used
-_AHEAD = 64  # shapes read before they are needed
+_N_DRAWN = 6  # shapes
 
 
-def run(config: EmbedConfig) -> dict[str, Any]:
+class Result(TypedDict):
+    """What was written."""
+
+    out: str
+    shapes: int
+    channels: int
+    points: int | None  # of every shape
+    repeated: int  # shapes with fewer points
+    skipped: list[str]  # ids
+    dense: str | None  # folder with the features of every shape's points
+    picture: str | None  # of some shapes, colored by these
+    seconds: float
+
+
+def run(config: EmbedConfig) -> Result:
     """Encode every shape of a data set and write ids, labels, splits and vectors.
 
     A shape's vector is what the linear SVM sees of it. Shapes with fewer points than the others
@@ -36,8 +56,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         config: settings.
 
     Returns:
-        `out`, `shapes`, `channels`, `points`, `repeated` (shapes with fewer points), `skipped`
-        (ids), `seconds`.
+        See `Result`.
 
     Raises:
         CheckpointError: if the checkpoint holds no encoder.
@@ -45,46 +64,69 @@ def run(config: EmbedConfig) -> dict[str, Any]:
             written; nothing is written then.
     """
     started = time.monotonic()
-    check_target(config.out)
+    check_target(config.out, FORMATS, "vectors")
     device = pick_device(config.device)
-    source = open_source(
-        config.data,
-        layout=config.layout,
-        split=config.split,
-        limit=config.limit,
-        points=max(SOURCE_POINTS, config.points or 0),
-        seed=config.seed,
-    )
+    source = open_clouds(config, config.data)
     for message in source.notes:
         note(message)
     encoder = load_encoder(config.checkpoint, config.pooling)
-    clouds = CloudReader(source, config.points or source.svm_points, config.on_error == "skip")
-    vectors = extract_features(
-        encoder.to(device),
-        clouds.read(encoder.config),
-        batch_size=config.batch_size,
-        device=device,
-        dtype=pick_dtype(config.precision, device),
-        description="embed",
-        total=len(source),
-    )
-    if clouds.n_repeated:
-        warn(
-            f"{clouds.n_repeated} shapes have fewer than {clouds.n_points} points; theirs were "
-            "repeated"
+    for message in notes_on_axes(encoder.up, source.up):
+        note(message)
+    dtype = pick_dtype(config.precision, device)
+    encoder.to(device)
+    dense = DenseFiles(config, source, encoder, device, dtype) if config.dense else None
+
+    def rows(shapes: Sequence[Shape], indices: Sequence[int]) -> list[Row]:
+        points = [shape.points for shape in shapes]
+        if dense is not None:
+            dense.write(points, indices)
+        vectors = extract_features(
+            encoder, points, batch_size=len(points), device=device, dtype=dtype
         )
-    kept = clouds.kept
-    write_vectors(
-        config.out,
-        Vectors(
-            ids=[source.ids[index] for index in kept],
-            labels=np.array([source.labels[index] for index in kept], dtype=np.int64),
-            splits=[source.splits[index] for index in kept],
-            vectors=vectors,
-            class_names=source.class_names,
-            settings=_settings(config, source, clouds.n_points),
-        ),
-    )
+        return [
+            {
+                "index": index,
+                "vector": base64.b64encode(vector).decode(),
+                "points": len(cloud),
+                "repeated": index in clouds.repeated,
+            }
+            for index, cloud, vector in zip(indices, points, vectors, strict=True)
+        ]
+
+    settings = _settings(config, source)
+    with run_lock(config.out), Journal(config.out, settings, len(source)) as journal:
+        clouds = CloudReader(
+            source,
+            config.points or source.svm_points,
+            on_error=config.on_error,
+            require=encoder.config.require_points,
+            start=journal.n_done,
+        )
+        stream(source, clouds, journal, rows, batch_size=config.batch_size, description="embed")
+        rows_of_all = list(journal.rows())
+        found = [row for row in rows_of_all if "error" not in row]
+        skipped = [str(row["id"]) for row in rows_of_all if "error" in row]
+        if not found:
+            raise DataError(f"none of the {len(skipped)} shapes of {config.data} can be read")
+        kept = [row["index"] for row in found]
+        picture = None if dense is None else _draw(config, source, dense, kept)
+        n_points = int(found[0]["points"])
+        vectors = np.stack(
+            [np.frombuffer(base64.b64decode(row["vector"]), np.float32) for row in found]
+        )
+        write_vectors(
+            config.out,
+            Vectors(
+                ids=[source.ids[index] for index in kept],
+                labels=np.array([source.labels[index] for index in kept], dtype=np.int64),
+                splits=[source.splits[index] for index in kept],
+                paths=[str(source.entries[index].file) for index in kept],
+                vectors=vectors,
+                class_names=source.class_names,
+                settings={**settings, "points": n_points},
+            ),
+        )
+        journal.finish()
     note(
         f"{config.out}: {len(kept)} vectors of {vectors.shape[1]}; next: i2pmae similar "
         f"{config.out} {source.ids[kept[0]]}"
@@ -93,84 +135,41 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         "out": str(config.out),
         "shapes": len(kept),
         "channels": vectors.shape[1],
-        "points": clouds.n_points,
-        "repeated": clouds.n_repeated,
-        "skipped": clouds.skipped,
+        "points": n_points,
+        "repeated": sum(row["repeated"] for row in found),
+        "skipped": skipped,
+        "dense": None if dense is None else str(dense.folder),
+        "picture": picture,
         "seconds": round(time.monotonic() - started, 2),
     }
 
 
-class CloudReader:
-    """Reads the clouds of a source with equally many points, and keeps count of its shapes.
+def _draw(config: EmbedConfig, source: ShapeSource, dense: DenseFiles, kept: list[int]) -> str:
+    """Draw some shapes of every class in the colors of their points' features."""
+    from i2pmae.pictures.shapes import draw_features
 
-    Attributes:
-        n_points: of every cloud; if None was asked, as many as the first shape has.
-        kept: indices of the shapes that were read.
-        skipped: ids of those that cannot be used.
-        n_repeated: shapes with too few points.
-    """
-
-    def __init__(self, source: ShapeSource, n_points: int | None, skip_bad: bool = False) -> None:
-        self.n_points = n_points
-        self.kept: list[int] = []
-        self.skipped: list[str] = []
-        self.n_repeated = 0
-        self._source = source
-        self._skip_bad = skip_bad
-
-    def read(self, encoder: EncoderConfig) -> Iterator[NDArray[np.float32]]:
-        """Yield the clouds, (N, 3) each, read ahead in several threads.
-
-        Args:
-            encoder: that is to see them.
-
-        Raises:
-            DataError: at a shape that cannot be used, unless these are to be skipped.
-            ConfigError: if the encoder needs more points.
-        """
-        for index, shape in enumerate(_load_all(self._source)):
-            try:
-                points = shape.result().points
-            except DataError as error:
-                if not self._skip_bad:
-                    raise DataError(
-                        f"{error} Or add --on-error skip; i2pmae check-data lists all such shapes."
-                    ) from None
-                warn(f"skipped {self._source.ids[index]}: {error}")
-                self.skipped.append(self._source.ids[index])
-                continue
-            if self.n_points is None:
-                self.n_points = len(points)
-            encoder.require_points(self.n_points)
-            self.kept.append(index)
-            self.n_repeated += len(points) < self.n_points
-            yield points[np.arange(self.n_points) % len(points)]
+    labels = np.array([source.labels[index] for index in kept])
+    chosen = [kept[place] for place in spread_evenly(labels, _N_DRAWN, config.seed)]
+    saved = [np.load(dense.file(index)) for index in chosen]
+    return str(
+        draw_features(
+            config.out.with_suffix(".png"),
+            np.stack([shape["points"] for shape in saved]),
+            np.stack([shape["features"].astype(np.float32) for shape in saved]),
+            [source.ids[index].rpartition("/")[2] for index in chosen],
+        )
+    )
 
 
-def _load_all(source: ShapeSource) -> Iterator[Future[Shape]]:
-    """All shapes in order, a few of them under way."""
-    waiting: deque[Future[Shape]] = deque()
-    with ThreadPoolExecutor(thread_name_prefix="load shapes") as pool:
-        try:
-            for index in range(len(source)):
-                waiting.append(pool.submit(source.load, index))
-                if len(waiting) > _AHEAD:
-                    yield waiting.popleft()
-            yield from waiting
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _settings(config: EmbedConfig, source: ShapeSource, n_points: int | None) -> dict[str, Any]:
+def _settings(config: EmbedConfig, source: ShapeSource) -> dict[str, object]:
     """How the vectors were made, for `i2pmae similar` and for people."""
     there = config.data.exists()
     return {
-        **to_plain(config),
-        "checkpoint": str(config.checkpoint.absolute()),
-        "checkpoint_sha256": file_hash(config.checkpoint),
+        **kept_settings(config),
+        "checkpoint": recorded(config.checkpoint),
+        "checkpoint_sha256": file_hash(file_of(config.checkpoint)),
         "data": str(config.data.absolute() if there else config.data),
         "layout": source.layout,
-        "points": n_points,
         "source_fingerprint": source.fingerprint(),
         "i2pmae": __version__,
     }

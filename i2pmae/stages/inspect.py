@@ -1,45 +1,64 @@
 """What a store holds, as tables or as plain values."""
 
 import math
-import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from i2pmae.progress import Progress, print_picture, print_table, print_text
-from i2pmae.store.histogram import counted_arrays, histograms
-from i2pmae.store.inspect import Cache, describe, open_cache
+from i2pmae.progress import (
+    Progress,
+    format_bytes,
+    print_class_table,
+    print_picture,
+    print_table,
+    print_text,
+)
+from i2pmae.settings import flat_rows
+from i2pmae.store.histogram import Counted, counted_arrays, histograms
+from i2pmae.store.inspect import Cache, Description, describe, open_cache
 from i2pmae.store.schema import DONE
 
-_WIDEST = 90  # characters of a value in the table
 _VIEWS = 3  # in the terminal
 _SIDE = 24  # characters across a view
 _BARS = " ▁▂▃▄▅▆▇█"
 _SMALL = 10_000  # bytes of an array below which its share of overhead says nothing
 
 
-def run(cache: Path, *, with_histograms: bool = False, seed: int | None = None) -> dict[str, Any]:
+ShownShape = TypedDict("ShownShape", {"id": str, "class": str | None})
+
+
+class _Histograms(TypedDict, total=False):
+    histograms: dict[str, Counted]  # by array
+
+
+class Result(Description, _Histograms):
+    """A store's description, one of its shapes and how to open it."""
+
+    shape: ShownShape | None  # None in a store without any
+    snippets: dict[str, str]  # `dask`, `xarray`
+
+
+def run(cache: Path, *, histograms: bool = False, seed: int | None = None) -> Result:
     """Describe a store: arrays, sizes, provenance, completeness, classes, one of its shapes.
 
     Args:
         cache: a store, or a folder that holds exactly one.
-        with_histograms: read every array of numbers and count its values.
+        histograms: read every array of numbers and count its values.
         seed: of the choice of the shape; None: another one every time.
 
     Returns:
-        What `store.inspect.describe` returns; `shape` (`id`, `class`), null in a store without
-        any; `snippets` (`dask`, `xarray`); with histograms `histograms` by array.
+        See `Result`.
 
     Raises:
         StoreError: if there is no readable store.
     """
-    found = describe(cache)
-    shapes = found["shapes"]
-    state = "complete" if found["complete"] else "not complete, run extract-2d again"
+    described = describe(cache)
+    shapes = described["shapes"]
+    state = "complete" if described["complete"] else "not complete, run extract-2d again"
     print_table(
-        f"{found['path']}: {shapes['done']} shapes done, {shapes['skipped']} skipped, "
+        f"{described['path']}: {shapes['done']} shapes done, {shapes['skipped']} skipped, "
         f"{shapes['pending']} pending; {state}",
         ["array", "dimensions", "shape", "dtype", "chunk", "shard", "stored", "of dense"],
         [
@@ -50,12 +69,12 @@ def run(cache: Path, *, with_histograms: bool = False, seed: int | None = None) 
                 array["dtype"],
                 _sizes(array["chunks"]),
                 "-" if array["shards"] is None else _sizes(array["shards"]),
-                readable_bytes(array["stored_bytes"]),
+                format_bytes(array["stored_bytes"]),
                 f"{array['stored_bytes'] / array['dense_bytes']:.0%}"
                 if array["dense_bytes"] > _SMALL
                 else "-",
             ]
-            for name, array in found["arrays"].items()
+            for name, array in described["arrays"].items()
         ],
     )
     n_done = max(shapes["done"], 1)
@@ -63,22 +82,25 @@ def run(cache: Path, *, with_histograms: bool = False, seed: int | None = None) 
         "",
         ["size", "value"],
         [
-            ["all arrays", readable_bytes(found["stored_bytes"])],
-            ["per shape", readable_bytes(found["stored_bytes"] / n_done)],
+            ["all arrays", format_bytes(described["stored_bytes"])],
+            ["per shape", format_bytes(described["stored_bytes"] / n_done)],
         ],
     )
-    print_table("Provenance", ["what", "value"], list(flat_rows(found["attrs"])))
-    for split, counts in found["classes"].items():
+    print_table("Provenance", ["what", "value"], flat_rows(described["attrs"]))
+    for split, counts in described["classes"].items():
         rows = sorted(counts.items())
-        print_table(f"Classes, split {split}", ["class", "shapes"], [[*row] for row in rows])
-    opened = open_cache(found["path"])
-    if with_histograms:
-        found["histograms"] = _histograms(opened)
-    found["shape"] = _one_shape(opened, seed)
-    found["snippets"] = snippets(opened)
-    for library, text in found["snippets"].items():
+        print_class_table(f"Classes, split {split}", ["class", "shapes"], rows)
+    opened = open_cache(described["path"])
+    more: _Histograms = {"histograms": _histograms(opened)} if histograms else {}
+    result: Result = {
+        **described,
+        **more,
+        "shape": _one_shape(opened, seed),
+        "snippets": snippets(opened),
+    }
+    for library, text in result["snippets"].items():
         print_text(f"\nThe same in Python, with {library}:\n\n{text}")
-    return found
+    return result
 
 
 def snippets(cache: Cache) -> dict[str, str]:
@@ -96,7 +118,7 @@ def snippets(cache: Cache) -> dict[str, str]:
     }
 
 
-def _histograms(cache: Cache) -> dict[str, Any]:
+def _histograms(cache: Cache) -> dict[str, Counted]:
     """Count the values of every array and draw them as bars."""
     n_steps = len(counted_arrays(cache)) * cache.info.spec.n_shapes
     with Progress("histograms", total=n_steps) as progress:
@@ -105,7 +127,8 @@ def _histograms(cache: Cache) -> dict[str, Any]:
     for name, counted in found.items():
         if not counted["count"]:
             continue
-        numbers = [f"{counted[key]:.4g}" for key in ("min", "mean", "std", "max")]
+        of_all = (counted["min"], counted["mean"], counted["std"], counted["max"])
+        numbers = [f"{number:.4g}" for number in of_all]
         zeros = f"{counted['zeros'] / counted['count']:.1%}"
         rows.append([name, *numbers, zeros, f"{counted['not_finite']:,}", _bars(counted["counts"])])
     columns = ["array", "min", "mean", "std", "max", "zeros", "not finite", "from min to max"]
@@ -122,23 +145,32 @@ def _bars(counts: list[int]) -> str:
     )
 
 
-def _one_shape(cache: Cache, seed: int | None) -> dict[str, Any] | None:
+def _one_shape(cache: Cache, seed: int | None) -> ShownShape | None:
     """Print depth maps of a shape, chosen by chance."""
+    from i2pmae.pictures.depth import upright
+
     done = np.flatnonzero(np.asarray(cache.raw("status").compute()) == DONE)
     if not len(done):
         return None
     index = int(np.random.default_rng(seed).choice(done))
-    depth = np.asarray(cache.raw("depth")[index, :_VIEWS].compute())
+    pictures = cache.info.spec.pictures
+    shown = np.asarray(cache.raw(pictures)[index, :_VIEWS].compute())
     label = int(cache.raw("label")[index].compute())
     shape_id = str(cache.raw("id")[index].compute())
     class_name = cache.class_names[label] if label >= 0 else None
-    print_text(f"\n{shape_id} ({class_name or 'no class'}), depth maps of its first views:")
-    print_picture(_picture(depth))
+    what = "normals" if pictures == "normals" else "depth maps"
+    print_text(f"\n{shape_id} ({class_name or 'no class'}), {what} of its first views:")
+    axes = np.asarray(cache.raw("view_axes").compute())[: len(shown)]
+    print_picture(_picture(upright(shown[None], axes)[0]))
     return {"id": shape_id, "class": class_name}
 
 
 def _picture(depth: NDArray[np.uint8]) -> list[list[float]]:
-    """Views (V, H, W) side by side, small, how far they are from the background."""
+    """Views (V, H, W) side by side, small, how far they are from the background.
+
+    Of normals (V, H, W, 3), how far they turn towards the viewer.
+    """
+    depth = depth if depth.ndim == 3 else depth[..., 2]
     side = min(_SIDE, depth.shape[-1])
     size = depth.shape[-1] // side * side
     distance = np.abs(depth[:, :size, :size].astype(np.float64) - int(depth[0, 0, 0]))
@@ -150,25 +182,5 @@ def _picture(depth: NDArray[np.uint8]) -> list[list[float]]:
     return rows
 
 
-def flat_rows(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
-    """Settings or provenance as rows of name and value, nested keys dotted."""
-    rows: list[list[str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows += flat_rows(value, f"{prefix}{name}.")
-        else:
-            rows.append([f"{prefix}{name}", textwrap.shorten(str(value), _WIDEST)])
-    return rows
-
-
 def _sizes(shape: list[int]) -> str:
     return " x ".join(map(str, shape))
-
-
-def readable_bytes(count: float) -> str:
-    """A number of bytes in the unit that fits, three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from i2pmae.atomic_write import written
 from i2pmae.config import ReportConfig
-from i2pmae.durable import whole_file
-from i2pmae.errors import ConfigError, DataError
+from i2pmae.errors import ConfigError, one_line
 from i2pmae.progress import note
+from i2pmae.report.gallery import gallery_page
 from i2pmae.report.page import Page, render
-from i2pmae.stages.report_runs import finetuning_page, pretraining_page
-from i2pmae.stages.report_stores import store_page
-from i2pmae.stages.run_folder import CONFIG
+from i2pmae.report.runs import finetuning_page, pretraining_page
+from i2pmae.report.stores import store_page
+from i2pmae.settings import command_of
 from i2pmae.store.location import Location
+from i2pmae.training.run_folder import CONFIG
 
 MOST_BYTES = 8_000_000
-_OF_A_RUN = {"out", "epochs", "encoder"}  # among the settings of each
+# Settings of a run that its page takes as they are.
+_USED = {"pretrain": {"epochs": int, "cache": str}, "finetune": {"epochs": int, "task": str}}
 
 
-def run(config: ReportConfig) -> dict[str, Any]:
-    """Write a page about a store, a pre-training or a fine-tuning run.
+class Result(TypedDict):
+    """What was written."""
+
+    subjects: list[str]
+    page: str  # the file
+    bytes: int
+    shapes: int  # that turn on it
+    notes: list[str]  # what is left out, and why
+
+
+def run(config: ReportConfig) -> Result:
+    """Write a page about a store, a pre-training or a fine-tuning run, or about several runs.
 
     Large stores are sampled: the page's size and the time it takes do not grow with them.
 
@@ -29,8 +42,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
         config: settings.
 
     Returns:
-        `subject`, `page` (the file), `bytes`, `shapes` (that turn on it), `notes` (what is left
-        out, and why).
+        See `Result`.
 
     Raises:
         ConfigError: if the subject is neither a run nor a store, or `out` is a folder.
@@ -42,14 +54,16 @@ def run(config: ReportConfig) -> dict[str, Any]:
             f"--out {config.out} is a folder; name a file, as {config.out / 'report.html'}"
         )
     page = _page(config)
+    page.title = config.title or page.title
     text = render(page).encode()
-    assert len(text) < MOST_BYTES  # the numbers of shapes and of points are bounded
-    _write(config.out, text)
+    assert len(text) < MOST_BYTES  # the numbers of shapes, of points and of runs are bounded
+    with written(config.out, remedy="Choose another file with --out.") as temporary:
+        temporary.write_bytes(text)
     for message in page.notes:
         note(message)
     note(f"{config.out}: {len(text) / 1e6:.1f} MB; open it in a browser, also offline")
     return {
-        "subject": str(config.subject),
+        "subjects": [str(subject) for subject in config.subjects],
         "page": str(config.out),
         "bytes": len(text),
         "shapes": len(page.shapes),
@@ -58,16 +72,35 @@ def run(config: ReportConfig) -> dict[str, Any]:
 
 
 def _page(config: ReportConfig) -> Page:
+    if len(config.subjects) > 1:
+        return gallery_page(config, [_run_settings(path) for path in config.subjects])
     settings = config.subject / CONFIG
     saved = _settings(settings) if settings.is_file() else {}
-    if not saved.keys() >= _OF_A_RUN:
-        if config.subject.is_dir() or Location.of(config.subject).folder is None:
-            return store_page(config)
+    is_remote = Location.of(config.subject).folder is None
+    if command_of(saved) not in _USED and (config.subject.is_dir() or is_remote):
+        return store_page(config)
+    saved = _run_settings(config.subject, "no run and no store")
+    page = finetuning_page if command_of(saved) == "finetune" else pretraining_page
+    return page(config, saved)
+
+
+def _run_settings(path: Path, missing: str = "no run") -> dict[str, Any]:
+    """The settings of a run; `missing` says what is not there."""
+    settings = path / CONFIG
+    saved = _settings(settings) if settings.is_file() else {}
+    command = command_of(saved)
+    if command not in _USED:
         raise ConfigError(
-            f"there is no run and no store at {config.subject}; give the folder of a run, as "
-            "runs/first, or a store, as cache/shapes.zarr"
+            f"there is {missing} at {path}; give folders of runs, as runs/first, or one store, as "
+            "cache/shapes.zarr"
         )
-    return finetuning_page(config, saved) if "task" in saved else pretraining_page(config, saved)
+    for name, kind in _USED[command].items():
+        if not isinstance(saved.get(name), kind):
+            raise ConfigError(
+                f"{settings}: {name!r} is {one_line(saved.get(name), 60)!r}: it is damaged or of "
+                "another version of i2pmae; restore it from a copy, or report the store"
+            )
+    return saved
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -79,14 +112,3 @@ def _settings(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error}); restore it from a copy, or report the store"
         ) from None
     return saved if isinstance(saved, dict) else {}
-
-
-def _write(path: Path, text: bytes) -> None:
-    """Write the page so that it is either there as a whole or not at all."""
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_bytes(text)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path} ({error.strerror}); choose another file with --out"
-        ) from None

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from i2pmae.checkpoints.networks import load_pretraining
 from i2pmae.config import ShowConfig
 from i2pmae.errors import StoreError
-from i2pmae.loading import load_pretraining
 from i2pmae.progress import print_table
-from i2pmae.stages.sight import hide, look, rebuild, require_fit
+from i2pmae.report import stage_views
 from i2pmae.store import StoreReader, resolve_store
 from i2pmae.suggest import suggestion
+from i2pmae.urls import as_typed
 
 _UNASKED = 5  # shapes that are shown where none are named
 _POINTS = 2048  # per shape, unless the store has fewer
 
 
-def run(config: ShowConfig, *, table: bool = True) -> dict[str, Any]:
+class Result(TypedDict):
+    """What was drawn."""
+
+    store: str
+    shapes: list[str]  # ids
+    checkpoint: str | None
+    pictures: dict[str, str]  # files by name
+
+
+def run(config: ShowConfig, *, table: bool = True) -> Result:
     """Draw shapes of a store: depth maps, saliency, features, masks; with a checkpoint more.
 
     Args:
@@ -28,14 +38,14 @@ def run(config: ShowConfig, *, table: bool = True) -> dict[str, Any]:
         table: print which pictures there are.
 
     Returns:
-        `store`, `shapes` (ids), `checkpoint`, `pictures` (by name, the files).
+        See `Result`.
 
     Raises:
         StoreError: if there is no finished store, or no such shape in it.
         CheckpointError: if the checkpoint is of no pre-training on stores like this one.
         DataError: if a picture cannot be written.
     """
-    from i2pmae.pictures.depth import draw_depth_maps
+    from i2pmae.pictures.depth import draw_depth_maps, upright
     from i2pmae.pictures.reconstruction import draw_reconstructions
     from i2pmae.pictures.shapes import draw_masks, draw_predicted_features, draw_seen
 
@@ -47,10 +57,10 @@ def run(config: ShowConfig, *, table: bool = True) -> dict[str, Any]:
     model = None
     if config.checkpoint is not None:
         model = load_pretraining(config.checkpoint)
-        require_fit(model, reader, n_points, str(config.checkpoint))
-    sight = look(reader, chosen, n_points, config.seed)
+        stage_views.require_fit(model, reader, n_points, as_typed(config.checkpoint))
+    views = stage_views.read_shapes(reader, chosen, n_points, config.seed)
     points, saliency, features = (
-        array.numpy() for array in (sight.points, sight.saliency, sight.features)
+        array.numpy() for array in (views.points, views.saliency, views.features)
     )
     pictures: dict[str, Path] = {}
 
@@ -58,30 +68,34 @@ def run(config: ShowConfig, *, table: bool = True) -> dict[str, Any]:
         path = config.out / f"{name}.{config.format}"
         pictures[name] = function(path, *values, names, **options)
 
-    draw("depth", draw_depth_maps, sight.depth_maps, sight.saliency_maps)
+    maps = (
+        upright(found, reader.view_axes, config.up)
+        for found in (views.pictures, views.saliency_maps)
+    )
+    draw("depth", draw_depth_maps, *maps)
     draw("features", draw_seen, points, saliency, features, up=config.up)
     if model is None:
-        hidden = hide(sight, seed=config.seed)
+        hidden = stage_views.draw_masks(views, seed=config.seed)
     else:
-        rebuilt = rebuild(model, sight, config.seed)
-        hidden = rebuilt.hidden
-        if any(map(len, rebuilt.made)):
+        reconstructed = stage_views.reconstruct(model, views, config.seed)
+        hidden = reconstructed.hidden
+        if any(map(len, reconstructed.made)):
             draw(
                 "reconstruction",
                 draw_reconstructions,
-                rebuilt.visible,
-                rebuilt.made,
+                reconstructed.visible,
+                reconstructed.made,
                 list(points),
                 up=config.up,
             )
-        if any(map(len, rebuilt.centers)):
+        if any(map(len, reconstructed.centers)):
             draw(
                 "predicted-features",
                 draw_predicted_features,
                 points,
-                rebuilt.centers,
-                rebuilt.targets,
-                rebuilt.predicted,
+                reconstructed.centers,
+                reconstructed.targets,
+                reconstructed.predicted,
                 up=config.up,
             )
     draw("masks", draw_masks, points, hidden.centers, hidden.masked, up=config.up)
@@ -90,7 +104,7 @@ def run(config: ShowConfig, *, table: bool = True) -> dict[str, Any]:
     return {
         "store": str(reader.path),
         "shapes": [ids[index] for index in chosen],
-        "checkpoint": None if config.checkpoint is None else str(config.checkpoint),
+        "checkpoint": None if config.checkpoint is None else as_typed(config.checkpoint),
         "pictures": {name: str(path) for name, path in pictures.items()},
     }
 

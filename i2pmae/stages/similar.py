@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from i2pmae.checkpoints.names import file_of
+from i2pmae.checkpoints.networks import load_encoder
 from i2pmae.config import SimilarConfig
 from i2pmae.datasets import open_source
+from i2pmae.datasets.opening import keeps_first_points
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import CheckpointError, DataError
+from i2pmae.evaluation.clouds import SOURCE_POINTS, CloudReader
 from i2pmae.evaluation.features import extract_features
 from i2pmae.evaluation.vectors import Vectors, cosine_texts, nearest, read_vectors
+from i2pmae.evaluation.whitening import Whitening, percentiles
 from i2pmae.image_model.weights import file_hash
-from i2pmae.loading import load_encoder
 from i2pmae.progress import note, print_table
-from i2pmae.stages.embed import SOURCE_POINTS, CloudReader
+from i2pmae.urls import as_typed
 
 _DRAWN_POINTS = 2048
 _SETTINGS = ("checkpoint", "checkpoint_sha256", "data", "layout", "points", "precision", "seed")
@@ -30,17 +34,35 @@ class _Query(NamedTuple):
     name: str
     place: int | None  # among the vectors; None for a file
     vector: NDArray[np.float32]  # (C,)
+    path: str  # its file if that holds nothing else, else ''
 
 
-def run(config: SimilarConfig) -> dict[str, Any]:
-    """Find the shapes whose vectors have the largest cosine with a shape's.
+Neighbor = TypedDict(
+    "Neighbor",
+    {"id": str, "class": str | None, "split": str | None, "score": float, "percentile": float},
+)
+
+
+class Result(TypedDict):
+    """The shapes nearest to one."""
+
+    query: dict[str, str | None]  # `id` or `file`, `class`, `split`
+    duplicates: list[str]  # ids of the same shape, under other names or in the query's file
+    neighbors: list[Neighbor]  # the nearest first
+    picture: str | None
+
+
+def run(config: SimilarConfig) -> Result:
+    """Find the shapes whose whitened vectors have the largest cosine with a shape's.
+
+    The score is that cosine, 0 on average; `percentile` is the percent of all pairs of shapes that
+    are less similar. The shape itself and copies of it are named apart.
 
     Args:
         config: settings.
 
     Returns:
-        `query` (`id` or `file`, `class`, `split`), `neighbors` (the nearest first: `id`, `class`,
-        `split`, `cosine`), `picture`.
+        See `Result`.
 
     Raises:
         DataError: if the vectors or the query cannot be read, or there is no such shape.
@@ -54,33 +76,42 @@ def run(config: SimilarConfig) -> dict[str, Any]:
             "it again with i2pmae embed."
         )
     query = _find(config, values)
-    others = np.array([i for i in range(len(values.ids)) if i != query.place], dtype=np.int64)
-    if len(others) == 0:
+    whitening = values.whitening or Whitening.of(values.vectors)
+    directions = whitening.apply(values.vectors)
+    order, scores = nearest(directions, whitening.apply(query.vector[None])[0], len(directions))
+    copies = values.copies_of(query.vector, query.path) - {query.place}
+    is_find = ~np.isin(order, [*copies, -1 if query.place is None else query.place])
+    neighbors, shown = order[is_find][: config.top].tolist(), scores[is_find][: config.top]
+    if not neighbors:
         raise DataError(f"{config.vectors} holds no other shape than {query.name}. Embed more.")
-    found, cosines = nearest(values.vectors[others], query.vector, config.top)
-    neighbors = others[found].tolist()
-    rows = [
+    rows: list[Neighbor] = [
         {
             "id": values.ids[index],
             "class": values.class_of(index) or None,
             "split": values.splits[index] or None,
-            "cosine": round(float(cosine), 9),
+            "score": round(float(score), 6),
+            "percentile": round(float(percent), 4),
         }
-        for index, cosine in zip(neighbors, cosines, strict=True)
+        for index, score, percent in zip(
+            neighbors, shown, percentiles(directions, shown), strict=True
+        )
     ]
     own_class = values.class_of(query.place) if query.place is not None else ""
     print_table(
         f"Nearest to {query.name}" + (f" ({own_class})" if own_class else ""),
-        ["", "shape", "class", "split", "cosine"],
+        ["", "shape", "class", "split", "score", "above % of pairs"],
         [
-            [rank, row["id"], row["class"] or "-", row["split"] or "-", text]
-            for rank, (row, text) in enumerate(
-                zip(rows, cosine_texts(cosines), strict=True), start=1
-            )
+            *(["same", *_about(values, index), "", ""] for index in sorted(copies)),
+            *(
+                [rank, *_about(values, index), text, f"{row['percentile']:.2f}"]
+                for rank, (index, row, text) in enumerate(
+                    zip(neighbors, rows, cosine_texts(shown), strict=True), start=1
+                )
+            ),
         ],
     )
     if config.picture is not None:
-        _draw(config, values, query, neighbors, cosine_texts(cosines))
+        _draw(config, values, query, neighbors, cosine_texts(shown))
         note(f"picture: {config.picture}")
     return {
         "query": {
@@ -88,18 +119,26 @@ def run(config: SimilarConfig) -> dict[str, Any]:
             "class": own_class or None,
             "split": (query.place is not None and values.splits[query.place]) or None,
         },
+        "duplicates": [values.ids[index] for index in sorted(copies)],
         "neighbors": rows,
         "picture": None if config.picture is None else str(config.picture),
     }
+
+
+def _about(values: Vectors, index: int) -> tuple[str, str, str]:
+    """Id, class and split of a shape for the table."""
+    return values.ids[index], values.class_of(index) or "-", values.splits[index] or "-"
 
 
 def _find(config: SimilarConfig, values: Vectors) -> _Query:
     """The query's vector: read if its id is known, computed if it is a file."""
     if config.query in values.ids:
         index = values.ids.index(config.query)
-        return _Query(config.query, index, values.vectors[index])
+        path = values.paths[index] if values.paths else ""
+        alone = path if values.paths and values.paths.count(path) == 1 else ""
+        return _Query(config.query, index, values.vectors[index], alone)
     if Path(config.query).is_file():
-        return _Query(config.query, None, _encode(config, values))
+        return _Query(config.query, None, _encode(config, values), config.query)
     near = [shape for shape in values.ids if shape.endswith(f"/{config.query}")]
     near = near or difflib.get_close_matches(config.query, values.ids, n=3)
     hint = f"did you mean {' or '.join(near[:3])}?" if near else f"ids look like {values.ids[0]}"
@@ -111,7 +150,8 @@ def _find(config: SimilarConfig, values: Vectors) -> _Query:
 def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
     """The vector of a file's only shape, made as the others were."""
     settings = values.settings
-    checkpoint = config.checkpoint or Path(settings["checkpoint"])
+    named = config.checkpoint or str(settings["checkpoint"])
+    checkpoint = file_of(named)
     if config.checkpoint is None and not checkpoint.is_file():
         raise CheckpointError(
             f"{checkpoint}, which made {config.vectors}, is not there any more; pass it with "
@@ -120,8 +160,9 @@ def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
     encoder = load_encoder(checkpoint, settings.get("pooling", "max"))  # older files do not say
     if file_hash(checkpoint) != settings["checkpoint_sha256"]:
         raise CheckpointError(
-            f"{config.vectors} was made with {settings['checkpoint']}, and {checkpoint} is not "
-            "that file (any more); pass the right one with --checkpoint or run i2pmae embed again"
+            f"{config.vectors} was made with {settings['checkpoint']}, and {as_typed(named)} is "
+            "not that file (any more); pass the right one with --checkpoint or run i2pmae embed "
+            "again"
         )
     n_points = int(settings["points"])
     source = open_source(
@@ -129,13 +170,15 @@ def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
         split="all",
         points=max(SOURCE_POINTS, n_points),
         seed=int(settings["seed"]),
+        up=settings.get("up", "y"),
     )
+    source.in_order = keeps_first_points(str(settings["layout"]))  # so that a shape's file finds it
     if len(source) != 1:
         raise DataError(f"{config.query} holds {len(source)} shapes. Give a file that holds one.")
     device = pick_device(config.device)
     vectors = extract_features(
         encoder.to(device),
-        CloudReader(source, n_points).read(encoder.config),
+        CloudReader(source, n_points, require=encoder.config.require_points),
         device=device,
         dtype=pick_dtype(settings["precision"], device),
     )
@@ -160,6 +203,9 @@ def _draw(
         source = open_source(
             data,
             layout=settings["layout"],
+            prefer=settings.get("prefer"),
+            classes=settings.get("classes", "auto"),
+            up=settings.get("up", "y"),
             split=settings.get("split", "all"),
             points=_DRAWN_POINTS,
             seed=int(settings["seed"]),
@@ -179,7 +225,9 @@ def _draw(
         return source.load(places[values.ids[index]]).points
 
     if query.place is None:
-        clouds = open_source(config.query, split="all", points=_DRAWN_POINTS)
+        clouds = open_source(
+            config.query, split="all", points=_DRAWN_POINTS, up=settings.get("up", "y")
+        )
         drawn = Drawn(clouds.load(0).points, Path(query.name).stem, "")
     else:
         drawn = Drawn(points_of(query.place), query.name, values.class_of(query.place))

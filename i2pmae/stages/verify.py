@@ -1,35 +1,43 @@
-"""Reading a whole store, comparing shapes with their source, and mending what is damaged."""
+"""Check a store: read all of it, compare shapes with their source, repair what is damaged."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from i2pmae.config import ExtractConfig
 from i2pmae.datasets import ShapeSource
-from i2pmae.datasets.procedural import ProceduralShapes
 from i2pmae.device import pick_device
-from i2pmae.errors import ConfigError, DataError, StoreError
+from i2pmae.errors import ConfigError, DataError
+from i2pmae.extraction.encoding import Encoder, load_encoder
+from i2pmae.extraction.growth import in_store_order
+from i2pmae.extraction.loading import open_data
+from i2pmae.extraction.recomputed import differences_from
+from i2pmae.extraction.recorded import recorded_config
+from i2pmae.extraction.shards import encode_shape
 from i2pmae.geometry.projection import view_axes
 from i2pmae.progress import Progress, note, print_lines
 from i2pmae.stages import extract_2d
 from i2pmae.store.location import resolve_store
 from i2pmae.store.metadata import StoreInfo
-from i2pmae.store.quantize import dequantize
 from i2pmae.store.reader import StoreReader
 from i2pmae.store.schema import DONE
-from i2pmae.store.verify import Finding, check_store
+from i2pmae.store.verify import Finding, check_store, confirmed
 from i2pmae.store.writer import demand_again, rewrite_view_axes
 
-_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-_CLOSEST = 0.999  # cosine of features that another machine computes, in bfloat16 too
-_EXACT = ("points", "parts", "pixel_shift")
-_FAR_PIXELS = 0.001  # share of a depth map's pixels that may differ by more than rounding
+
+class Result(TypedDict):
+    """What a check of a store has found."""
+
+    store: str
+    ok: bool
+    shards: int
+    findings: list[dict[str, object]]  # fields of each `Finding`
+    repaired: list[int]  # shards
+    recomputed: list[str]  # ids
 
 
 def run(
@@ -39,19 +47,22 @@ def run(
     recompute: int = 0,
     data: Path | None = None,
     pretrained: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Check a store; with `repair`, have its damaged shards extracted again and check once more.
+
+    Only what is proven to be damaged or missing is extracted again, after a second look at it: not
+    what the system did not let be read, nor values that no extraction writes.
 
     Args:
         cache: a store, or a folder that holds exactly one.
-        repair: extract again what is damaged or missing, with the recorded settings.
+        repair: extract again what is damaged or missing, as the store was made.
         recompute: shapes, drawn at random, to render and encode again and compare.
-        data: the shapes, if they lie elsewhere than when the store was made.
-        pretrained: the image model's weights, likewise.
+        data: the shapes, for both; the built-in ones need not be named. A store says where they
+            lay, but it may be a stranger's: what it says is shown, never opened.
+        pretrained: the image model's weights, where they are a file.
 
     Returns:
-        `store`, `ok`, `shards`, `findings` (each `array`, `shard`, `what`), `repaired` (shards)
-        and `recomputed` (ids).
+        See `Result`.
 
     Raises:
         StoreError: if there is no store, or its metadata is damaged.
@@ -64,17 +75,21 @@ def run(
     if found and repair:
         for finding in found:
             note(f"{path}: {finding}")
-        repaired = _repair(path, info, found, _recorded_config(path, info, data, pretrained))
+        damaged = confirmed(path, found)
+        if damaged or not info.complete:
+            repaired = _repair(path, info, damaged, recorded_config(path, info, data, pretrained))
+        else:
+            note(f"{path}: nothing is proven to be damaged, so nothing is extracted again")
         info, found = _check(path)
     recomputed: list[str] = []
     if recompute and not found:
-        config = _recorded_config(path, info, data, pretrained)
+        config = recorded_config(path, info, data, pretrained)
         recomputed, found = _recompute(path, info, recompute, config)
     print_lines(map(str, found))
-    what = f"{len(found)} findings" if found else "no damage found"
-    mended = f", {len(repaired)} shards extracted again" if repaired else ""
-    same = f", {len(recomputed)} shapes computed again" if recomputed else ""
-    note(f"{path}: {info.spec.n_shards} shards read{mended}{same}; {what}")
+    what = _count(len(found), "finding") if found else "no damage found"
+    again = f", {_count(len(repaired), 'shard')} extracted again" if repaired else ""
+    same = f", {_count(len(recomputed), 'shape')} computed again" if recomputed else ""
+    note(f"{path}: {_count(info.spec.n_shards, 'shard')} read{again}{same}; {what}")
     return {
         "store": str(path),
         "ok": not found,
@@ -85,65 +100,48 @@ def run(
     }
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _check(path: str | Path) -> tuple[StoreInfo, list[Finding]]:
     with Progress("verify") as progress:
         return check_store(path, progress.advance)
 
 
 def _repair(
-    path: str | Path, info: StoreInfo, found: list[Finding], config: ExtractConfig
+    path: str | Path, info: StoreInfo, damaged: list[Finding], config: ExtractConfig
 ) -> list[int]:
-    """Extract again exactly the shards with findings, and those not yet extracted."""
+    """Extract again exactly the damaged shards, and those not yet extracted."""
     _open(path, info, config)  # before anything is removed
-    shards = sorted({finding.shard for finding in found if finding.shard is not None})
-    if any(finding.array == "view_axes" for finding in found):
-        rewrite_view_axes(path, view_axes(info.spec.n_views).numpy())
+    shards = sorted({finding.shard for finding in damaged if finding.shard is not None})
+    if any(finding.array == "view_axes" for finding in damaged):
+        axes = view_axes(config.views.n_views, config.views.pose)
+        rewrite_view_axes(path, axes.numpy())
     demand_again(path, shards)
     extract_2d.run(config)
     return shards
 
 
-def _recorded_config(
-    path: str | Path, info: StoreInfo, data: Path | None, pretrained: str | None
-) -> ExtractConfig:
-    """The settings that made a store, for a run that computes the same again."""
-    recorded: dict[str, Any] = {
-        **info.provenance.get("config", {}),
-        "cache": Path(path),
-        "precision": _PRECISIONS.get(info.settings["image_model"]["precision"]),
-        "data": data or info.provenance.get("source"),
-    }
-    if data is None and info.settings.get("layout") == ProceduralShapes.layout:
-        recorded["data"] = ProceduralShapes.layout  # older stores record a path
-    if pretrained is not None:
-        recorded["image_model"] = {**recorded.get("image_model", {}), "pretrained": pretrained}
-    try:
-        return ExtractConfig.model_validate(recorded)
-    except ValidationError as error:
-        raise StoreError(
-            f"{path} does not record the settings that made it ({error.error_count()} are "
-            "missing or unknown): run the extract-2d command that made it again."
-        ) from error
-
-
-def _open(
-    path: str | Path, info: StoreInfo, config: ExtractConfig
-) -> tuple[ShapeSource, extract_2d.Encoder]:
+def _open(path: str | Path, info: StoreInfo, config: ExtractConfig) -> tuple[ShapeSource, Encoder]:
     """The source and the image model that made a store.
 
     Raises:
         DataError, ConfigError, WeightsError: if they are not there, or no longer what they were.
     """
-    source = extract_2d.open_data(config)
-    if source.fingerprint() != info.settings["source_fingerprint"]:
+    source = in_store_order(open_data(config), path)
+    if source.fingerprint() != info.recorded("source_fingerprint"):
         raise DataError(
             f"{config.data} is not what {path} was made of: files have changed. Pass the right "
             "one with --data, or extract it into another store."
         )
-    encoder = extract_2d.load_encoder(config, pick_device(config.device))
-    if encoder.facts.weights_hash != info.settings["image_model"]["weights_sha256"]:
+    if config.views.of_surfaces:
+        extract_2d.require_surfaces(source, config)
+    encoder = load_encoder(config, pick_device(config.device))
+    model = encoder.image_model.info
+    if model.weights_hash != info.recorded("image_model.weights_sha256"):
         raise ConfigError(
-            f"{path} was made with other weights than {encoder.facts.pretrained}; pass the right "
+            f"{path} was made with other weights than {model.pretrained}; pass the right "
             "ones with --pretrained"
         )
     return source, encoder
@@ -160,46 +158,10 @@ def _recompute(
     found: list[Finding] = []
     with Progress("recompute", total=len(chosen)) as progress:
         for index in chosen.tolist():
-            values = extract_2d.encode_shape(config, source, encoder, info.spec, index)
+            values = encode_shape(source, info.spec, encoder, index)
             stored = reader.read([index], [*values])
             shard = index // info.spec.shard_size
-            for name, what in _differences(values, stored, config.store.int8_step):
-                found.append(Finding(name, shard, f"{source.ids[index]}: {what}"))
+            for name, what in differences_from(values, stored, config.store.int8_step):
+                found.append(Finding(name, shard, f"{source.ids[index]}: {what}", "values"))
             progress.advance()
     return [source.ids[index] for index in chosen.tolist()], found
-
-
-def _differences(
-    values: dict[str, NDArray[Any]], stored: dict[str, NDArray[Any]], int8_step: float
-) -> list[tuple[str, str]]:
-    """Arrays of one shape that differ by more than the arithmetic of another machine would.
-
-    A little difference changes how int8 codes are rounded, at worst all of them: then both sides
-    have rounding noise of `int8_step` over sqrt(12) of its own.
-    """
-    exact = [name for name in values if name in _EXACT]
-    found = [
-        (name, "differs from the source")
-        for name in exact
-        if not np.array_equal(values[name], stored[name])
-    ]
-    depth = np.abs(values["depth"].astype(int) - stored["depth"].astype(int))
-    if (depth > 1).mean() > _FAR_PIXELS:
-        found.append(("depth", f"{(depth > 1).mean():.1%} of the pixels differ from the source"))
-    rounding = int8_step**2 / 12 if "feature_scale" in values else 0
-    for name, closest in (("features", _CLOSEST / (1 + rounding)), ("saliency", _CLOSEST)):
-        cosine = _cosine(_values_of(name, values), _values_of(name, stored))
-        if not cosine >= closest:
-            found.append((name, f"cosine {cosine:.4f} with what is computed now"))
-    return found
-
-
-def _values_of(name: str, arrays: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
-    if name == "features" and "feature_scale" in arrays:
-        return dequantize(arrays["features"], arrays["feature_scale"]).astype(np.float64)
-    return arrays[name].astype(np.float64)
-
-
-def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    norms = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float((first * second).sum()) / norms if norms else float(first.any() == second.any())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,12 +13,34 @@ from numpy.typing import NDArray
 
 from i2pmae.config import ZeroShotConfig
 from i2pmae.errors import ConfigError, StoreMismatchError
+from i2pmae.evaluation.image_features import pooled_image_features
+from i2pmae.evaluation.metrics import mean_class_accuracy
+from i2pmae.extraction.recorded import tag_of_weights
 from i2pmae.image_model.text import TextTower, load_text_tower
-from i2pmae.progress import note, print_table, track
+from i2pmae.progress import note, print_class_table, track
 from i2pmae.store import StoreReader, resolve_store
 
+Named = TypedDict("Named", {"id": str, "class": str, "cosine": float})
 
-def run(config: ZeroShotConfig) -> dict[str, Any]:
+
+class Scores(TypedDict):
+    """Accuracy in percent over shapes whose own class is among the classes."""
+
+    accuracy: float | None  # None without such shapes
+    per_class: dict[str, float]
+    scored: int  # such shapes
+
+
+class Result(Scores):
+    """Stored shapes named by words."""
+
+    chance: float
+    shapes: int
+    classes: list[str]
+    predictions: list[Named]
+
+
+def run(config: ZeroShotConfig) -> Result:
     """Name stored shapes by the class whose prompts are nearest to their image features.
 
     A view's feature is the mean of its patch features over the patches that show the object;
@@ -30,9 +52,7 @@ def run(config: ZeroShotConfig) -> dict[str, Any]:
         config: settings.
 
     Returns:
-        `accuracy` in percent over shapes whose own class is among the classes (None without
-        any), `chance`, `per_class`, `scored`, `shapes`, `classes`, `predictions` (`id`, `class`,
-        `cosine`).
+        See `Result`.
 
     Raises:
         WeightsError: if the store's features are not CLIP's, or its weights cannot be had here.
@@ -51,7 +71,7 @@ def run(config: ZeroShotConfig) -> dict[str, Any]:
     )
     predicted = cosines.argmax(axis=1)
     ids = reader.read_all("id")[indices]
-    result = {
+    result: Result = {
         **_score(reader, indices, classes, predicted),
         "chance": 100 / len(classes),
         "shapes": len(indices),
@@ -87,31 +107,11 @@ def class_vectors(
     return normalized
 
 
-def mean_patches(
-    features: NDArray[np.generic], scale: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
-    """Mean feature of each view over the patches that any point reads.
-
-    Args:
-        features: (B, V, h, w, C) as stored; patches that are never read are zero.
-        scale: (B, C) of int8 codes, or None.
-
-    Returns:
-        (B, V, C) float32.
-    """
-    n_read = features.any(axis=4).sum(axis=(2, 3))
-    means: NDArray[np.float32] = features.sum(axis=(2, 3), dtype=np.float32)
-    means /= np.maximum(n_read, 1)[..., None].astype(np.float32)
-    return means if scale is None else means * scale[:, None]
-
-
 def _cosines(
     reader: StoreReader, indices: NDArray[np.int64], texts: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Cosines (B, K) of some shapes with the classes, mean over views."""
-    names = [name for name in ("features", "feature_scale") if name in reader.step_arrays]
-    batch = reader.read(indices, names)
-    views = mean_patches(batch["features"], batch.get("feature_scale"))
+    views = pooled_image_features(reader, indices, batch_size=len(indices))
     lengths = np.linalg.norm(views, axis=2, keepdims=True)
     cosines: NDArray[np.float32] = (views / np.maximum(lengths, 1e-12) @ texts.T).mean(axis=1)
     return cosines
@@ -136,8 +136,11 @@ def _class_names(config: ZeroShotConfig, reader: StoreReader) -> list[str]:
 
 def _text_tower(config: ZeroShotConfig, reader: StoreReader) -> TextTower:
     """The text tower of the very weights that made the store's features."""
+    for key in ("name", "pretrained", "image_size", "weights_sha256"):
+        reader.info.recorded(f"image_model.{key}")
     made_by = reader.info.settings["image_model"]
-    pretrained = config.pretrained or str(reader.info.provenance["weights"])
+    recorded = str(reader.info.recorded("weights"))
+    pretrained = config.pretrained or tag_of_weights(config.cache, recorded)
     tower = load_text_tower(made_by["name"], pretrained, made_by["image_size"])
     if made_by["weights_sha256"] not in tower.image_weights or tower.channels != reader.channels:
         raise StoreMismatchError(
@@ -155,7 +158,7 @@ def _text_tower(config: ZeroShotConfig, reader: StoreReader) -> TextTower:
 
 def _score(
     reader: StoreReader, indices: NDArray[np.int64], classes: list[str], predicted: NDArray[Any]
-) -> dict[str, Any]:
+) -> Scores:
     """Accuracy over shapes whose own class is among the classes."""
     places = {_words(name): place for place, name in enumerate(classes)}
     own = [places.get(_words(name), -1) for name in reader.class_names]
@@ -176,7 +179,7 @@ def _score(
     }
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: Result) -> None:
     counts = Counter(row["class"] for row in result["predictions"])
     rows = [
         [
@@ -187,10 +190,15 @@ def _show(result: dict[str, Any]) -> None:
         for name in result["classes"]
     ]
     overall = "-" if result["accuracy"] is None else f"{result['accuracy']:.2f}"
-    print_table(
+    mean = mean_class_accuracy(result["per_class"])
+    print_class_table(
         f"Zero-shot, chance {result['chance']:.1f} %",
         ["class", "shapes named so", "accuracy %"],
-        [*rows, ["all", result["shapes"], overall]],
+        rows,
+        [
+            ["all", result["shapes"], overall],
+            ["mean over classes", "", "-" if mean is None else f"{mean:.2f}"],
+        ],
     )
     if result["scored"] < result["shapes"]:
         note(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,21 @@ BINS = 512  # while counting
 SHOWN = 32  # in the result
 _LEFT_OUT = ("label", "status", "view_axes")  # they count or say the same of every shape
 _VALUES_AT_ONCE = 1 << 22
+
+
+class Counted(TypedDict, total=False):
+    """The values of an array; without any, the first two alone."""
+
+    count: Required[int]
+    not_finite: Required[int]
+    zeros: int
+    min: float
+    max: float
+    mean: float
+    std: float
+    low: float  # lower edge of the first bin
+    high: float  # upper edge of the last one
+    counts: list[int]  # in even bins
 
 
 class Histogram:
@@ -50,10 +65,8 @@ class Histogram:
         self._mean += distance * n / total
         self._n = total
 
-    def result(self) -> dict[str, Any]:
-        """`count`, `not_finite`, `zeros`, `min`, `max`, `mean`, `std`, `counts` in 32 even bins
-        from `low` to `high`.
-        """
+    def result(self) -> Counted:
+        """What was counted, in 32 even bins."""
         if not self._n:
             return {"count": 0, "not_finite": self._odd}
         centers = self._low + (np.arange(BINS) + 0.5) * (self._high - self._low) / BINS
@@ -91,7 +104,7 @@ class Histogram:
                 self._counts = np.concatenate([pairs, empty])
 
 
-def histograms(cache: Cache, advance: Any = lambda _: None) -> dict[str, dict[str, Any]]:
+def histograms(cache: Cache, advance: Any = lambda _: None) -> dict[str, Counted]:
     """Histogram of every array of numbers, over the shapes that are done.
 
     Features are counted as values, whatever the store holds.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import dask.array as da
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from i2pmae.errors import StoreError
-from i2pmae.store.location import Location, array_of, plain_errors, resolve_store
-from i2pmae.store.metadata import StoreInfo, load_info
+from i2pmae.store.location import Location, resolve_store
+from i2pmae.store.reader import StoreReader
 from i2pmae.store.schema import DONE, PENDING, SKIPPED, ArraySchema, arrays
 
 _AT_ONCE = 8  # shards that are read at the same time, from an object store mostly waited for
@@ -42,18 +41,26 @@ class Cache(Mapping[str, da.Array]):
         """
         self.path = resolve_store(path)
         location = Location.of(self.path)
-        self.info = load_info(location)
+        reader = StoreReader(self.path, resident_bytes=0, unfinished=True, fill_missing=True)
+        self.info = reader.info
+        self._reader = reader
         self._schemas = arrays(self.info.spec)
-        with plain_errors(location, "open the arrays"):
-            group = location.group("r")
         self._stored = {
-            name: _Stored(location, self.info, schema, array_of(group, name))
-            for name, schema in self._schemas.items()
+            name: _Stored(location, reader, schema) for name, schema in self._schemas.items()
         }
+
+    def __repr__(self) -> str:
+        spec = self.info.spec
+        arrays = "\n".join(f"  {name}: {array.dtype} {array.shape}" for name, array in self.items())
+        state = "" if self.info.complete else ", not finished"
+        return (
+            f"Cache({str(self.path)!r}: {spec.n_shapes:,} shapes of {spec.n_points} points, "
+            f"{len(self.class_names)} classes{state})\n{arrays}"
+        )
 
     def __getitem__(self, name: str) -> da.Array:
         values: Any = self.raw(name)  # dask's arithmetic is untyped
-        if name == "depth":
+        if name in ("depth", "normals"):
             values = values.astype(np.float32) / np.float32(255)
         elif name == "features":
             values = values.astype(np.float32)
@@ -81,6 +88,36 @@ class Cache(Mapping[str, da.Array]):
         )
         return lazy
 
+    def point_features(self, index: int) -> NDArray[np.float32]:
+        """What the 2D model sees at every point of a shape, view by view.
+
+        Args:
+            index: of the shape.
+
+        Returns:
+            (V, N, C) float32, bicubic from the feature maps as pre-training reads them;
+            `mean(axis=0)` is one feature per point.
+
+        Raises:
+            StoreError: if the shape was skipped or is not yet extracted, or its data is damaged.
+            IndexError: if there is no such shape.
+        """
+        import torch
+
+        from i2pmae.store.point_features import point_features
+
+        if not 0 <= index < self.info.spec.n_shapes:
+            raise IndexError(f"shape {index} of {self.info.spec.n_shapes}")
+        status = int(self._stored["status"][index])
+        if status != DONE:
+            what = "was skipped" if status == SKIPPED else "is not yet extracted"
+            raise StoreError(f"{Location.of(self.path).text}: shape {index} {what}.")
+        names = self._reader.step_arrays
+        batch = {n: torch.from_numpy(self._stored[n][index : index + 1]) for n in names}
+        axes = torch.from_numpy(self._reader.view_axes)
+        found: NDArray[np.float32] = point_features(batch, axes, self._reader.image_size)[0].numpy()
+        return found
+
     @property
     def attrs(self) -> dict[str, Any]:
         """The attributes of the store."""
@@ -93,29 +130,43 @@ class Cache(Mapping[str, da.Array]):
 
 
 class _Stored:
-    """A Zarr array that fails where the data of a finished shard is missing or damaged."""
+    """An array for dask that fails where the data of a finished shard is missing or damaged."""
 
-    def __init__(
-        self, location: Location, info: StoreInfo, schema: ArraySchema, array: zarr.Array[Any]
-    ) -> None:
-        self.shape = array.shape
-        self.ndim = array.ndim
-        self.dtype = array.dtype
-        self.meta = np.empty((0,) * array.ndim, array.dtype)
-        self.rows = schema.shards(info.spec) or schema.chunks(info.spec)
-        self.array = array
+    def __init__(self, location: Location, reader: StoreReader, schema: ArraySchema) -> None:
+        spec = reader.info.spec
+        is_text = schema.dtype == "string"
+        self.shape = schema.shape(spec)
+        self.ndim = len(self.shape)
+        self.dtype = np.dtypes.StringDType() if is_text else np.dtype(schema.dtype_in(spec))
+        self.meta = np.empty((0,) * self.ndim, self.dtype)
+        self.rows = schema.shards(spec) or schema.chunks(spec)
         self._location = location
-        self._info = info
+        self._reader = reader
+        self._info = reader.info
         self._schema = schema
 
     def __getitem__(self, selection: Any) -> NDArray[Any]:
-        first = selection[0] if isinstance(selection, tuple) else selection
-        for k in self._touched(first):
+        first, *others = selection if isinstance(selection, tuple) else (selection,)
+        shapes = range(self.shape[0])  # a damaged store may say that there are any number
+        if isinstance(first, slice):
+            chosen = np.asarray(shapes[first])
+        elif isinstance(first, int | np.integer):
+            chosen = np.asarray(shapes[int(first)])
+        else:
+            chosen = np.arange(self.shape[0])[first]
+        indices = np.atleast_1d(chosen)
+        shards = np.unique(indices // self.rows[0])
+        for k in shards.tolist():
             self._require(k)
-        try:
-            return np.asarray(self.array[selection])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise self._damaged(str(error)) from error
+        if self._schema.dtype == "string":
+            read = [self._reader.read_shard(k, self._schema.name) for k in shards.tolist()]
+            found = np.concatenate([self.meta, *read])
+            places = np.searchsorted(shards, indices // self.rows[0]) * self.rows[0]
+            values = found[places + indices % self.rows[0]]
+        else:
+            values = self._reader.read(indices, [self._schema.name])[self._schema.name]
+        selected: NDArray[Any] = values[(slice(None) if chosen.ndim else 0, *others)]
+        return selected
 
     def of_shards(self, shards: Sequence[int]) -> NDArray[Any]:
         """Rows of some shards, one after another."""
@@ -142,20 +193,11 @@ class _Stored:
         """Size of all files of the array."""
         folder = self._location.folder
         if folder is None:
-            return int(self.array.nbytes_stored())
+            return int(self._location.files().du(f"{self._location.text}/{self._schema.name}"))
         walked = os.walk(folder / self._schema.name)
         return sum(
             os.stat(os.path.join(at, file)).st_size for at, _, files in walked for file in files
         )
-
-    def _touched(self, first: Any) -> Iterable[int]:
-        """Shards that a selection of shapes reads."""
-        if isinstance(first, slice):
-            chosen = range(self.shape[0])[first]
-            low, high = (min(chosen), max(chosen)) if chosen else (0, -1)
-            return range(low // self.rows[0], high // self.rows[0] + 1)
-        shards: list[int] = np.unique(np.arange(self.shape[0])[first] // self.rows[0]).tolist()
-        return shards
 
     def _require(self, k: int) -> None:
         """Zarr reads a file that is not there as fill values; here only pending shards may."""
@@ -180,16 +222,39 @@ def open_cache(path: str | Path) -> Cache:
     return Cache(path)
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+class StoredArray(TypedDict):
+    """One array of a store."""
+
+    dimensions: list[str]
+    shape: list[int]
+    dtype: str
+    chunks: list[int]
+    shards: list[int] | None
+    stored_bytes: int
+    dense_bytes: int
+
+
+class Description(TypedDict):
+    """What a store holds."""
+
+    path: str
+    complete: bool
+    shapes: dict[str, int]  # `done`, `skipped`, `pending`
+    arrays: dict[str, StoredArray]
+    stored_bytes: int
+    dense_bytes: int
+    classes: dict[str, dict[str, int]]  # per split the count of each class
+    attrs: dict[str, Any]
+
+
+def describe(path: str | Path) -> Description:
     """What a store holds, as plain values.
 
     Args:
         path: a store, or a folder that holds exactly one; it need not be finished.
 
     Returns:
-        `path`, `complete`, `shapes` (counts of `done`, `skipped`, `pending`), `arrays` (per name
-        `dimensions`, `shape`, `dtype`, `chunks`, `shards`, `stored_bytes`, `dense_bytes`),
-        `stored_bytes`, `dense_bytes`, `classes` (per split the count of each class) and `attrs`.
+        See `Description`.
 
     Raises:
         StoreError: if there is no readable store.
@@ -216,7 +281,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _describe_array(cache: Cache, schema: ArraySchema) -> dict[str, Any]:
+def _describe_array(cache: Cache, schema: ArraySchema) -> StoredArray:
     spec = cache.info.spec
     stored = cache._stored[schema.name]
     return {

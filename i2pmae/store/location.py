@@ -7,28 +7,34 @@ import json
 import logging
 import math
 import os
+import posixpath
 import re
+import shlex
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+from i2pmae.atomic_write import atomic_write
 from i2pmae.errors import StoreError
 from i2pmae.progress import warn
+from i2pmae.urls import as_typed, is_hub_name
 
 if TYPE_CHECKING:
     import zarr
 
 METADATA = "zarr.json"
 
-_COLLAPSED = re.compile(r"^([a-z][a-z0-9]+):/(?!/)")  # what pathlib makes of s3://bucket ...
-_COLLAPSED_FILE = re.compile(r"^file:/(?!/)")  # ... and of file:///folder
+_COLLAPSED_FILE = re.compile(r"^file:/(?!/)")  # what pathlib makes of file:///folder
 _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}  # scheme: its package, and our extra
 
 # Where a package logs, and what it says when it is about to ask again; else such lines, and the
@@ -37,6 +43,7 @@ _RETRY_LOGS = {
     "s3": ("botocore.retries.standard", "Retry needed, retrying"),
     "gs": ("gcsfs", "retrying after exception"),
 }
+_KEY = "AWS_ACCESS_KEY_ID"
 _SECONDS_PER_LINE = 10.0  # between two lines about retries
 
 _REASONS = {
@@ -54,26 +61,45 @@ class Location:
     """A folder or a URL; `text` is what the user typed."""
 
     text: str
-    folder: Path | None  # absolute; None: remote
+    folder: Path | None  # its real path, so that links to one store are one place; None: remote
 
     @classmethod
     def of(cls, path: str | Path) -> Location:
         """Understand a path, a `file://` URL or the URL of an object store."""
-        text = _COLLAPSED.sub(r"\1://", _COLLAPSED_FILE.sub("file:///", str(path)))
-        if "://" not in text:
-            return cls(text, Path(text).absolute())
-        url = urlsplit(text)
-        if url.scheme not in ("file", *_EXTRAS):
+        text = as_typed(_COLLAPSED_FILE.sub("file:///", str(path)))
+        scheme, is_url, rest = text.partition("://")
+        if not is_url:
+            return cls(text, _real(text))
+        bucket, _, key = rest.partition("/")
+        if ":" in bucket or "@" in bucket:
             raise StoreError(
-                f"{text}: stores lie in folders, or at {', '.join(f'{s}://' for s in _EXTRAS)} URLs"
+                f"{scheme}://…: this URL holds a key or a password, which would be stored and "
+                "printed. Leave it out; the environment says as whom a bucket is opened."
             )
-        if url.scheme == "file" and url.netloc not in ("", "localhost"):
+        if scheme == "file" and bucket not in ("", "localhost"):
             raise StoreError(
                 f"{text}: after file:// comes a path from the root, as in file:///data/NAME.zarr"
             )
-        return cls(
-            text.rstrip("/"), Path(unquote(url.path)).absolute() if url.scheme == "file" else None
-        )
+        if scheme == "file":
+            return cls(text.rstrip("/"), _real(f"/{unquote(key)}"))
+        if is_hub_name(text):
+            raise StoreError(
+                f"{text}: a store on the Hub is not read in place. Copy it first: i2pmae copy "
+                f"{text} cache/NAME.zarr"
+            )
+        if scheme not in _EXTRAS:
+            raise StoreError(
+                f"{text}: stores lie in folders, or at {', '.join(f'{s}://' for s in _EXTRAS)} URLs"
+            )
+        key = posixpath.normpath(f"/{key}").strip("/")
+        return cls(f"{scheme}://{bucket}/{key}".rstrip("/"), None)
+
+    @property
+    def _parts(self) -> tuple[str, str, str]:
+        """Scheme, bucket and key of a URL; the latter holds any characters, also ? and #."""
+        scheme, _, rest = self.text.partition("://")
+        bucket, _, key = rest.partition("/")
+        return scheme, bucket, key
 
     def exists(self) -> bool:
         """Whether anything lies here."""
@@ -81,16 +107,27 @@ class Location:
             return self.folder.exists()
         return self.read(METADATA) is not None
 
+    def free_bytes(self) -> int | None:
+        """Free space where it would be written; None for object stores, which do not say."""
+        if self.folder is None:
+            return None
+        there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        return shutil.disk_usage(there).free
+
     def key_value_store(self, name: str = "") -> dict[str, Any]:
         """TensorStore's description of the files below `name`."""
         tail = f"{name}/" if name else ""
         if self.folder is not None:
-            return {"driver": "file", "path": f"{self.folder}/{tail}"}
-        url = urlsplit(self.text)
-        place = {"bucket": url.netloc, "path": f"{url.path.strip('/')}/{tail}"}
-        if url.scheme == "gs":
+            return {"driver": "file", "path": f"{_plain(self.folder)}/{tail}"}
+        scheme, bucket, key = self._parts
+        place: dict[str, Any] = {"bucket": bucket, "path": f"{key}/{tail}"}
+        if scheme == "gs":
             return {"driver": "gcs", **place}
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if is_anonymous():
+            place["aws_credentials"] = {"type": "anonymous"}
+        elif _KEY in os.environ:  # else it looks for files first, and logs that there are none
+            place["aws_credentials"] = {"type": "environment"}
         if endpoint is None:
             return {"driver": "s3", **place}
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
@@ -104,7 +141,7 @@ class Location:
         """
         import fsspec
 
-        scheme = urlsplit(self.text).scheme
+        scheme = self._parts[0]
         package, extra = _EXTRAS[scheme]
         if find_spec(package) is None:
             raise StoreError(f"{self.text} needs {package}: pip install 'i2pmae[{extra}]'")
@@ -121,6 +158,14 @@ class Location:
             return bytes(self.files().cat_file(f"{self.text}/{key}"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write one file, whole or not at all."""
+        if self.folder is None:
+            self.files().pipe_file(f"{self.text}/{key}", content)
+            return
+        with atomic_write(self.folder / key, is_mine=True) as temporary:
+            temporary.write_bytes(content)
 
     def has(self, key: str) -> bool:
         """Whether there is a file of this name."""
@@ -139,19 +184,25 @@ class Location:
     def keys(self, prefix: str) -> list[str]:
         """Names of all files below the folder `prefix`, relative to the store."""
         if self.folder is not None:
-            found = (self.folder / prefix).rglob("*")
-            return [str(file.relative_to(self.folder)) for file in found if file.is_file()]
+            return [
+                (Path(at) / name).relative_to(self.folder).as_posix()
+                for at, _, names in os.walk(self.folder / prefix, onerror=_unless_missing)
+                for name in names
+            ]
         files = self.files()
         files.invalidate_cache()
-        start = len(urlsplit(self.text).netloc + urlsplit(self.text).path) + 1
+        start = len("/".join(self._parts[1:])) + 1
         return [found[start:] for found in files.find(f"{self.text}/{prefix}")]
 
-    def group(self, mode: Any) -> zarr.Group:
-        """The store as a Zarr group, metadata read afresh."""
-        import zarr
-
-        store = self.zarr_store(mode)
-        return zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
+    def sizes(self) -> dict[str, int]:
+        """Bytes of all files, by name."""
+        if self.folder is not None:
+            return {key: (self.folder / key).stat().st_size for key in self.keys("")}
+        files = self.files()
+        files.invalidate_cache()
+        start = len("/".join(self._parts[1:])) + 1
+        found = files.find(self.text, detail=True)
+        return {name[start:]: entry["size"] for name, entry in found.items() if name[start:]}
 
     def zarr_store(self, mode: Any) -> Any:
         """What zarr-python takes for this place."""
@@ -159,8 +210,7 @@ class Location:
             from zarr.storage import FsspecStore
 
             self.files()  # says what is not installed
-            scheme = urlsplit(self.text).scheme
-            options = {**_options(scheme), "asynchronous": True}
+            options = {**_options(self._parts[0]), "asynchronous": True}
             return FsspecStore.from_url(self.text, options, read_only=mode == "r")
         from zarr.storage import LocalStore
 
@@ -184,6 +234,48 @@ class Location:
         if not isinstance(document, Mapping):
             raise StoreError(f"{self.text}: {key} is damaged, it holds no JSON object.")
         return dict(document)
+
+
+def _real(path: str) -> Path:
+    """A path without links and `..`, whether anything lies there or not."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise StoreError(f"{path!r} cannot be a path ({error})") from error
+
+
+def _plain(folder: Path) -> str:
+    """A path of this folder that TensorStore takes.
+
+    It reads backslashes as slashes, refuses names that end like its locks, and knows UTF-8 only.
+    """
+    text = folder.as_posix()
+    if os.name == "posix" and (
+        "\\" in text
+        or any(part.endswith(".__lock") for part in folder.parts)
+        or os.fsencode(text).decode(errors="replace") != text
+    ):
+        return _link_to(folder)
+    return text
+
+
+@cache
+def _link_to(folder: Path) -> str:
+    """A link of this process's own, as long as it runs."""
+    link = Path(_links().name) / uuid.uuid4().hex
+    link.symlink_to(folder)
+    return str(link)
+
+
+@cache
+def _links() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="i2pmae-links-")
+
+
+def _unless_missing(error: OSError) -> None:
+    """What cannot be listed is not empty, unless it is not there."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 class _Retries(logging.Handler):
@@ -216,12 +308,34 @@ def _report_retries(scheme: str) -> None:
     logger.addHandler(_Retries(sign))
 
 
+def is_anonymous() -> bool:
+    """Whether requests to S3 are not signed: as asked for, or with nothing to sign them with."""
+    if os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes"):
+        return True
+    return _KEY not in os.environ and _finds_no_credentials()
+
+
+@cache
+def _finds_no_credentials() -> bool:
+    """Whether neither files nor the machine's role name anybody."""
+    if find_spec("botocore") is None:
+        return False
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        return Session().get_credentials() is None
+    except BotoCoreError:  # a profile that is not there: the request says so
+        return False
+
+
 def _options(scheme: str) -> dict[str, Any]:
     """How fsspec is to open an object store; the environment says where and as whom."""
     if scheme == "s3":
         # each request is tried again by botocore, with growing waits, before a whole shard is
         retries = {"max_attempts": 5, "mode": "standard"}
         return {
+            "anon": is_anonymous(),
             "use_listings_cache": False,
             "max_concurrency": 1,  # per file; with more, each read first asks for its size
             "config_kwargs": {"retries": retries},
@@ -229,14 +343,28 @@ def _options(scheme: str) -> dict[str, Any]:
     return {"use_listings_cache": False}
 
 
-def array_of(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """One array of a store."""
+def open_arrays(location: Location, names: Iterable[str]) -> dict[str, zarr.Array[Any]]:
+    """Arrays of a store to be written through zarr-python, also where all values are zeros.
+
+    Raises:
+        StoreError: if their metadata hold what zarr-python does not take.
+    """
     import zarr
 
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise StoreError(f"{name} in {group.store_path} is a group, expected an array.")
-    return array
+    store = location.zarr_store("r+")
+    try:
+        return {
+            name: zarr.open_array(store, path=name, mode="r+", zarr_format=3).with_config(
+                {"write_empty_chunks": True}
+            )
+            for name in names
+        }
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: it was made for metadata that are sound
+        raise StoreError(
+            f"{location.text}: the metadata of its arrays cannot be used ({error!r})."
+        ) from error
 
 
 def resolve_store(path: str | Path) -> str | Path:
@@ -253,7 +381,8 @@ def resolve_store(path: str | Path) -> str | Path:
         return path
     if not location.folder.is_dir():
         raise StoreError(
-            f"there is no store at {path}. Make one with `i2pmae extract-2d DATA --cache {path}`."
+            f"there is no store at {path}. Make one with "
+            f"`i2pmae extract-2d DATA --cache {shlex.quote(str(path))}`."
         )
     stores = sorted(found.parent for found in location.folder.glob(f"*/{METADATA}"))
     if any((found / "c").is_dir() for found in stores):  # arrays
@@ -264,7 +393,7 @@ def resolve_store(path: str | Path) -> str | Path:
     if not stores:
         raise StoreError(
             f"{path} holds no store. Make one with "
-            f"`i2pmae extract-2d DATA --cache {location.folder / 'NAME.zarr'}`."
+            f"`i2pmae extract-2d DATA --cache {shlex.quote(str(location.folder / 'NAME.zarr'))}`."
         )
     if len(stores) > 1:
         raise StoreError(
@@ -292,6 +421,11 @@ def plain_errors(location: Location, action: str) -> Iterator[None]:
     try:
         yield
     except _errors() as error:
+        if isinstance(error, FileNotFoundError) and location.folder is None:
+            raise StoreError(
+                f"cannot {action}: there is no bucket for {location.text} ({error}). Create it, or "
+                "check its name."
+            ) from error
         number = error.errno if isinstance(error, OSError) else None
         reason = _REASONS.get(number or 0) or f"{type(error).__name__}: {error}"
         raise StoreError(f"cannot {action} in {location.text}: {reason}.") from error

@@ -23,7 +23,7 @@ def round_points(points: NDArray[np.float32]) -> NDArray[np.float32]:
         (B, N, 3) float32.
     """
     largest = np.abs(points).max(axis=(1, 2), keepdims=True).astype(np.float64)
-    fraction, exponent = np.frexp(largest)  # largest = fraction * 2^exponent, fraction in [.5, 1)
+    fraction, exponent = np.frexp(largest)  # largest = fraction * 2^exponent, fraction in [0.5, 1)
     exponent = exponent - (fraction == 0.5)
     step = np.ldexp(1.0, exponent - 16)
     rounded: NDArray[np.float32] = (np.rint(points / step) * step).astype(np.float32)
@@ -50,13 +50,13 @@ def quantize(
     values = features.reshape(len(features), -1, features.shape[-1])
     read = np.maximum(values.any(axis=2).sum(axis=1), 1)
     deviation = np.sqrt(np.einsum("bpc,bpc->bc", values, values) / read[:, None])
-    scale = np.maximum(relative_step * deviation, np.abs(values).max(axis=1) / LARGEST_CODE)
+    largest = np.maximum(values.max(axis=1), -values.min(axis=1))
+    scale = np.maximum(relative_step * deviation, largest / LARGEST_CODE)
     scale = np.where(scale > np.finfo(np.float32).tiny, scale, 1).astype(np.float32)
-    codes = np.rint(values / scale[:, None])
-    return (
-        np.clip(codes, -LARGEST_CODE, LARGEST_CODE).astype(np.int8).reshape(features.shape),
-        scale,
-    )
+    codes = values / scale[:, None]
+    np.rint(codes, out=codes)
+    np.clip(codes, -LARGEST_CODE, LARGEST_CODE, out=codes)
+    return codes.astype(np.int8).reshape(features.shape), scale
 
 
 def dequantize(codes: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:

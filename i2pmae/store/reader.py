@@ -6,8 +6,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,13 @@ import numpy as np
 import tensorstore
 from numpy.typing import NDArray
 
-from i2pmae.errors import StoreError
-from i2pmae.store.location import Location, array_of
+from i2pmae.errors import StoreDamageError, StoreError
+from i2pmae.store.location import Location, plain_errors
 from i2pmae.store.metadata import load_info
 from i2pmae.store.schema import DONE, PENDING, ArraySchema, StoreSpec, arrays
+from i2pmae.store.strings import decode_strings
 
 if TYPE_CHECKING:
-    import zarr
-
     Batch = dict[str, NDArray[Any]]
 
 STEP_ARRAYS = (
@@ -33,6 +33,7 @@ STEP_ARRAYS = (
     "pixel_origin",
     "pixel_size",
     "pixel_shift",
+    "visible",
 )
 RESIDENT_ARRAYS = (
     "label",
@@ -46,12 +47,17 @@ RESIDENT_ARRAYS = (
 
 
 _MANY = 2**26  # shapes that a store's metadata is believed to have
+_AT_ONCE = 8  # files of strings, from an object store mostly waited for
+
+# How TensorStore begins to say that a chunk is missing, cut, or not what its checksum says; other
+# errors are the system's, and so are those that hold a number of the system.
+_PROOFS = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 
 
 class StoreReader:
     """A finished store, read shape by shape in any order.
 
-    Every chunk's crc32c is checked on the way, and a chunk that is not there is an error, never
+    Every chunk's crc32c is checked, and a chunk that is not there is an error, never
     zeros.
 
     Attributes:
@@ -67,6 +73,7 @@ class StoreReader:
         cache_bytes: int | None = None,
         resident_bytes: int = 256 << 20,
         unfinished: bool = False,
+        fill_missing: bool = False,
     ) -> None:
         """Open a store.
 
@@ -78,6 +85,7 @@ class StoreReader:
             resident_bytes: memory that may keep the small arrays, which are then read from the
                 store once only; the smallest come first, `features` and `points` never.
             unfinished: also open a store that is not complete; `read_shard` reads what is there.
+            fill_missing: read shards that are not there as the schema's fill values.
 
         Raises:
             StoreError: if the store is missing, incomplete or its metadata damaged.
@@ -91,9 +99,11 @@ class StoreReader:
                 "finish it."
             )
         self._schemas = arrays(self.info.spec)
+        self._fill_missing = fill_missing
         last = self._schemas["status"].key(self.info.spec.n_shards - 1)
         # Before memory is taken for as many shapes as it says.
-        if len(self) > _MANY and not self._location.has(last):
+        takes_memory = not (fill_missing and resident_bytes == 0)
+        if len(self) > _MANY and takes_memory and not self._location.has(last):
             raise self._damaged("status", f"{last} is missing")
         if cache_bytes is None:
             cache_bytes = 0 if self._location.folder is not None else 256 << 20
@@ -145,10 +155,6 @@ class StoreReader:
         """(V, 3, 3) float32: row axis, column axis and depth axis of every view."""
         return self.read_all("view_axes")
 
-    @cached_property
-    def _group(self) -> zarr.Group:
-        return self._location.group("r")
-
     def indices(self, split: str = "all") -> NDArray[np.int64]:
         """Which shapes of a split can be used: skipped ones are left out.
 
@@ -184,13 +190,15 @@ class StoreReader:
             StoreError: if a chunk is damaged or missing.
         """
         if self._schemas[name].dtype == "string":
-            values = self._read_strings(name)
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                shards = pool.map(partial(self._read_strings, name), range(self.info.spec.n_shards))
+                values = np.concatenate(list(shards))
         else:
             try:
                 values = self._array(name).read().result()
             except (ValueError, OSError) as error:
-                raise self._damaged(name, str(error)) from error
-        if name == "status" and (values == PENDING).any():
+                raise self._failed(name, error) from error
+        if name == "status" and not self._fill_missing and (values == PENDING).any():
             first = int(np.flatnonzero(values == PENDING)[0])
             raise self._damaged(name, f"shape {first} counts as not yet extracted")
         return values
@@ -209,12 +217,12 @@ class StoreReader:
             StoreError: if a chunk is damaged or missing.
         """
         rows = self.info.spec.shard(k)
+        if self._schemas[name].dtype == "string":
+            return self._read_strings(name, k)
         try:
-            if self._schemas[name].dtype == "string":
-                return np.asarray(array_of(self._group, name)[rows])
             return np.asarray(self._array(name)[rows].read().result())
-        except (ValueError, RuntimeError, OSError) as error:
-            raise self._damaged(name, f"shard {k}: {error}") from error
+        except (ValueError, OSError) as error:
+            raise self._failed(name, error, f"shard {k}: ") from error
 
     def read(
         self,
@@ -346,31 +354,49 @@ class StoreReader:
             spec = {
                 "driver": "zarr3",
                 "kvstore": self._location.key_value_store(name),
-                "fill_missing_data_reads": False,
+                "fill_missing_data_reads": self._fill_missing,
                 "recheck_cached_metadata": "open",
                 "recheck_cached_data": "open",
             }
             try:
                 opened = tensorstore.open(spec, open=True, read=True, context=self._context)
                 self._arrays[name] = opened.result()
-            except (ValueError, OSError) as error:
-                raise self._damaged(name, str(error)) from error
+            except (ValueError, OSError) as error:  # its metadata were sound a moment ago
+                raise self._unreadable(name, error) from error
         return self._arrays[name]
 
-    def _read_strings(self, name: str) -> NDArray[Any]:
-        written = {int(key.rpartition("/")[2]) for key in self._location.keys(f"{name}/c/")}
-        missing = set(range(self.info.spec.n_shards)) - written
-        if missing:
-            raise self._damaged(name, f"the file of shard {min(missing)} is missing")
+    def _read_strings(self, name: str, k: int) -> NDArray[Any]:
+        """One shard of an array of strings."""
+        key, rows = self._schemas[name].key(k), self.info.spec.shard(k)
+        with plain_errors(self._location, f"read {key}"):
+            content = self._location.read(key)
+        if content is None and self._fill_missing:
+            return np.full(rows.stop - rows.start, "", np.dtypes.StringDType())
+        if content is None:
+            raise self._damaged(name, f"{key} is missing")
         try:
-            return np.asarray(array_of(self._group, name)[...])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise self._damaged(name, str(error)) from error
+            return decode_strings(content, self.info.spec.shard_size)[: rows.stop - rows.start]
+        except ValueError as error:
+            raise self._damaged(name, f"shard {k}: {error}") from error
 
-    def _damaged(self, name: str, what: str) -> StoreError:
-        return StoreError(
+    def _failed(self, name: str, error: Exception, where: str = "") -> StoreError:
+        """What is wrong, where TensorStore cannot read; only what is proven is called damage."""
+        if str(error).partition(":")[0] in _PROOFS and "os_error_code" not in str(error):
+            return self._damaged(name, f"{where}{error}")
+        return self._unreadable(name, error, where)
+
+    def _damaged(self, name: str, what: str) -> StoreDamageError:
+        return StoreDamageError(
             f"{self._location.text}: {name} is damaged ({what}). `i2pmae verify "
-            f"{self._location.text} --repair` finds all damage and extracts those shards again."
+            f"{self._location.text} --repair --data SHAPES` finds all damage and extracts those "
+            "shards again."
+        )
+
+    def _unreadable(self, name: str, error: Exception, where: str = "") -> StoreError:
+        what = str(error).partition(" [tensorstore_spec=")[0]
+        return StoreError(
+            f"{self._location.text}: {name} cannot be read ({where}{what}). That is no sign of "
+            "damage: see to the cause and run the same command again."
         )
 
 
@@ -431,8 +457,8 @@ class _Request:
                 array[int(index)].read().result()
             except (ValueError, OSError) as of_shape:
                 shard = index // self._reader.info.spec.shard_size
-                return self._reader._damaged(name, f"shape {index}, shard {shard}: {of_shape}")
-        return self._reader._damaged(name, str(error))
+                return self._reader._failed(name, of_shape, f"shape {index}, shard {shard}: ")
+        return self._reader._failed(name, error)
 
 
 def _bytes_of(schema: ArraySchema, spec: StoreSpec) -> int:

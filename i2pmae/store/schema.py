@@ -10,6 +10,7 @@ from typing import Any, Literal
 SCHEMA_VERSION = 1
 _MOST_SHAPES = 2**31  # a larger number is damage; fewer are believed with proof, see the reader
 _LARGEST_SHARD = 2**20  # shapes; a larger number is damage
+_LATER = ("normals", "visible")  # told where they are true: version 0.1 does not know them
 _MOST_VALUES = 2**28  # of one array per shape; a larger number is damage
 
 PENDING, DONE, SKIPPED = 0, 1, 2  # values of `status`
@@ -44,6 +45,13 @@ class StoreSpec:
     dtype: Literal["int8", "float16", "float32"] = "int8"  # of the features
     shard_size: int = 64  # shapes per shard
     parts: bool = False  # part labels per point
+    normals: bool = False  # pictures of normals instead of depth maps
+    visible: bool = False  # which points a view sees
+
+    @property
+    def pictures(self) -> Literal["depth", "normals"]:
+        """Name of the array that holds what the image model was shown."""
+        return "normals" if self.normals else "depth"
 
     @property
     def n_shards(self) -> int:
@@ -66,6 +74,7 @@ class StoreSpec:
             "image_axis": 2,
             "row": self.image_size,
             "column": self.image_size,
+            "color": 3,
             "patch_row": self.grid[0],
             "patch_column": self.grid[1],
             "channel": self.channels,
@@ -73,7 +82,8 @@ class StoreSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the store's attributes."""
-        return {**asdict(self), "grid": list(self.grid)}
+        values = {**asdict(self), "grid": list(self.grid)}
+        return {name: value for name, value in values.items() if value or name not in _LATER}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> StoreSpec:
@@ -111,13 +121,18 @@ class ArraySchema:
     layout: Literal["shape", "shard", "store"] = "shape"  # what a chunk holds
     units: str | None = None
     fill: int | float | str = 0  # what unwritten shapes read as
-    only: Literal["always", "int8", "parts"] = "always"
+    only: Literal["always", "int8", "parts", "depth", "normals", "visible"] = "always"
 
     def in_store(self, spec: StoreSpec) -> bool:
         """Whether a store of these sizes holds the array."""
-        if self.only == "int8":
-            return spec.dtype == "int8"
-        return self.only == "always" or spec.parts
+        return {
+            "always": True,
+            "int8": spec.dtype == "int8",
+            "parts": spec.parts,
+            "depth": not spec.normals,
+            "normals": spec.normals,
+            "visible": spec.visible,
+        }[self.only]
 
     def dtype_in(self, spec: StoreSpec) -> str:
         """Zarr's name of the element type."""
@@ -138,6 +153,16 @@ class ArraySchema:
     def shards(self, spec: StoreSpec) -> tuple[int, ...] | None:
         """Shape of what lies in one file; None where that is a chunk."""
         return (spec.shard_size, *self.shape(spec)[1:]) if self.layout == "shape" else None
+
+    def codecs(self, spec: StoreSpec) -> list[Any]:
+        """Names of the codecs, as `metadata` outlines them; a crc32c always comes last."""
+        packed = ["vlen-utf8" if self.dtype == "string" else "bytes"]
+        packed += [] if self.codec is None else [self.codec["name"]]
+        packed.append("crc32c")
+        if self.shards(spec) is None:
+            return packed
+        index = ["bytes", "crc32c"]
+        return [("sharding_indexed", list(self.chunks(spec)), packed, index, "end")]
 
     def key(self, k: int) -> str:
         """File of shard `k`, relative to the store."""
@@ -163,9 +188,28 @@ ARRAYS: tuple[ArraySchema, ...] = (
         "depth",
         ("shape", "view", "row", "column"),
         "uint8",
-        "depth map of every view, 255 times its value in [0, 1]",
+        "depth map or shading of every view, 255 times its value in [0, 1]",
         codec=ZSTD,
         units="1/255",
+        only="depth",
+    ),
+    ArraySchema(
+        "normals",
+        ("shape", "view", "row", "column", "color"),
+        "uint8",
+        "normals of the surface in every view, to the right, upwards and towards the viewer; "
+        "127.5 times the sum of their value and 1",
+        codec=ZSTD,
+        units="1/255",
+        only="normals",
+    ),
+    ArraySchema(
+        "visible",
+        ("shape", "view", "point"),
+        "uint8",
+        "1 where the view sees the point, else 0",
+        codec=ZSTD,
+        only="visible",
     ),
     ArraySchema(
         "saliency",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from i2pmae.errors import StoreError
+from i2pmae.errors import StoreDamageError, StoreError
 from i2pmae.store.location import Location
-from i2pmae.store.metadata import StoreInfo
+from i2pmae.store.metadata import StoreInfo, load_info
 from i2pmae.store.reader import StoreReader
 from i2pmae.store.schema import DONE, PENDING, SKIPPED, arrays
 from i2pmae.store.writer import incomplete_shards
@@ -26,18 +27,31 @@ _POSITIVE = ("feature_scale", "pixel_size")
 class Finding:
     """Something wrong with a store.
 
-    `array` is empty where it is about the whole store; `shard` is None where writing one shard
-    anew would not mend it.
+    Attributes:
+        array: empty where it is about the whole store.
+        shard: None where it is not about one of them.
+        what: one sentence.
+        kind: `damaged`: proven by a checksum, a size or a missing file, and repaired by writing
+            the shard anew; `unreadable`: the system did not let it be read, which says nothing
+            about the store; `values`: read well, and not what an extraction writes;
+            `unfinished`: not yet extracted.
     """
 
     array: str
     shard: int | None
     what: str
+    kind: Literal["damaged", "unreadable", "values", "unfinished"] = "damaged"
 
     def __str__(self) -> str:
         where = [self.array] * bool(self.array)
         where += [] if self.shard is None else [f"shard {self.shard}"]
         return f"{', '.join(where) or 'store'}: {self.what}"
+
+    @classmethod
+    def of(cls, array: str, shard: int | None, error: StoreError) -> Finding:
+        """What an error while reading says."""
+        is_proven = isinstance(error, StoreDamageError)
+        return cls(array, shard, str(error), "damaged" if is_proven else "unreadable")
 
 
 def check_store(
@@ -58,7 +72,9 @@ def check_store(
     Raises:
         StoreError: if there is no store, or its metadata is damaged.
     """
-    reader = StoreReader(path, unfinished=True)
+    # Of a store that grows, the last shard is there in part.
+    is_complete = load_info(Location.of(path)).complete
+    reader = StoreReader(path, unfinished=True, fill_missing=not is_complete)
     info = reader.info
     found = _check_view_axes(reader)
     missing = incomplete_shards(Location.of(path), info.spec)
@@ -80,19 +96,45 @@ def check_store(
         for split, of_split in counts.items()
     }
     if info.complete and not found and counted != recorded:
-        found.append(Finding("", None, f"holds {counted}, its metadata say {recorded}"))
+        what = f"holds {counted}, its metadata say {recorded}"
+        found.append(Finding("", None, what, "values"))
     if not info.complete:
         n_missing = sum("status" in names for names in missing.values())
-        found.append(Finding("", None, f"{n_missing} of {info.spec.n_shards} shards are missing"))
+        what = f"{n_missing} of {info.spec.n_shards} shards are missing"
+        found.append(Finding("", None, what, "unfinished"))
+    if found:
+        load_info(Location.of(path))  # files of a store that has gone away are not damaged
     return info, found
+
+
+def confirmed(path: str | Path, found: Iterable[Finding]) -> list[Finding]:
+    """Those findings of damage that a second reading of their shards shows again.
+
+    Args:
+        path: folder or URL of the store.
+        found: what `check_store` found.
+
+    Raises:
+        StoreError: as `check_store`.
+    """
+    damaged = [finding for finding in found if finding.kind == "damaged"]
+    if not damaged:
+        return []
+    reader = StoreReader(path, unfinished=True)
+    missing = incomplete_shards(Location.of(path), reader.info.spec)
+    again = _check_view_axes(reader)
+    for k in sorted({finding.shard for finding in damaged if finding.shard is not None}):
+        again += _check_shard(reader, k, missing.get(k, []))[0]
+    return [finding for finding in again if finding.kind == "damaged"]
 
 
 def _check_view_axes(reader: StoreReader) -> list[Finding]:
     try:
         finite = np.isfinite(reader.view_axes).all()
     except StoreError as error:
-        return [Finding("view_axes", None, str(error))]
-    return [] if finite else [Finding("view_axes", None, "holds values that are not finite")]
+        return [Finding.of("view_axes", None, error)]
+    what = "holds values that are not finite"
+    return [] if finite else [Finding("view_axes", None, what, "values")]
 
 
 def _check_shard(
@@ -101,6 +143,10 @@ def _check_shard(
     """What is wrong with one shard, and its small arrays as far as they can be read."""
     found: list[Finding] = []
     kept: dict[str, NDArray[Any]] = {}
+    n_rows = None
+    if not reader.info.complete:
+        with suppress(StoreError):  # said below
+            n_rows = int(np.count_nonzero(reader.read_shard(k, "status") != PENDING))
     for name, schema in arrays(reader.info.spec).items():
         if schema.layout == "store":
             continue
@@ -108,13 +154,13 @@ def _check_shard(
             found.append(Finding(name, k, "its file is missing"))
             continue
         try:
-            values = reader.read_shard(k, name)
+            values = reader.read_shard(k, name)[:n_rows]
         except StoreError as error:
-            found.append(Finding(name, k, str(error)))
+            found.append(Finding.of(name, k, error))
             continue
-        what = _wrong_values(name, values, reader.info)
+        what = _wrong_values(name, values, reader.info) if len(values) else ""
         if what:
-            found.append(Finding(name, k, what))
+            found.append(Finding(name, k, what, "values"))
         if schema.layout == "shard":
             kept[name] = values
     return found, kept
@@ -149,4 +195,4 @@ def _count(
     found = values["id"].tolist()
     twice = [name for name, times in Counter(found).items() if times > 1 or name in ids]
     ids.update(found)
-    return [Finding("id", k, f"{name!r} is the name of two shapes") for name in twice]
+    return [Finding("id", k, f"{name!r} is the name of two shapes", "values") for name in twice]

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
+import threading
 import time
-import warnings
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from i2pmae.durable import sync
-from i2pmae.errors import StoreError, StoreMismatchError
+from i2pmae.errors import StoreDamageError, StoreError, StoreMismatchError
 from i2pmae.progress import warn
-from i2pmae.store.location import METADATA, Location, array_of, plain_errors
-from i2pmae.store.lock import StoreLock, lock_of
-from i2pmae.store.metadata import DIGEST, StoreInfo, digest, load_documents, load_info
-from i2pmae.store.quantize import RELATIVE_STEP
-from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, ArraySchema, StoreSpec, arrays
+from i2pmae.settings import told
+from i2pmae.store.creation import create, is_created, write_attributes
+from i2pmae.store.location import Location, open_arrays, plain_errors
+from i2pmae.store.lock import Part, StoreLock, lock_of, whole_store
+from i2pmae.store.metadata import (
+    StoreInfo,
+    load_info,
+    setting_differences,
+)
+from i2pmae.store.reader import StoreReader
+from i2pmae.store.schema import ARRAYS, DONE, PENDING, SKIPPED, StoreSpec, arrays
+from i2pmae.store.shard_files import encode_file
 
+_AT_ONCE = 12  # files of a shard that are written: they wait for the disk, or for a bucket
 _WAITS = (2.0, 8.0, 30.0)  # seconds before an object store is asked again
-_NOTHING_RECORDED = "nothing"
-_METADATA_FILE = re.compile(r"zarr(\.[0-9a-f]+\.partial|\.json)")  # whole, or being written
-_UNREADABLE = (ValueError, RuntimeError, OSError)  # what zarr raises for a damaged chunk
 
 
 class StoreWriter:
@@ -42,17 +44,30 @@ class StoreWriter:
     uninterrupted one byte for byte.
     """
 
-    def __init__(self, location: Location, info: StoreInfo, lock: StoreLock | None) -> None:
+    def __init__(
+        self,
+        location: Location,
+        info: StoreInfo,
+        lock: StoreLock | None = None,
+        part: Part | None = None,
+        held: ExitStack | None = None,
+    ) -> None:
+        """Write to a store that is there.
+
+        Args:
+            location: of the store.
+            info: what it records.
+            lock: that this process holds; None: another holds it for this one.
+            part: shards to write; None: all.
+            held: what to give back in the end.
+        """
         self.info = info
         self.spec = info.spec
         self._location = location
-        self._lock = lock
+        self._lock, self._part = lock, part
+        self._held = held or ExitStack()
         self._schemas = arrays(info.spec)
-        group = location.group("r+")
-        self._arrays = {
-            name: array_of(group, name).with_config({"write_empty_chunks": True})
-            for name in self._schemas
-        }
+        self._changing = threading.Lock()  # what several shards that are written have in common
 
     @property
     def path(self) -> str:
@@ -60,15 +75,24 @@ class StoreWriter:
         return self._location.text
 
     @property
+    def n_shapes(self) -> int:
+        """Shapes of all shards; of the part, if this writes one."""
+        return self._shapes_of(self._mine(range(self.spec.n_shards)))
+
+    @property
     def n_pending(self) -> int:
         """Shapes of the pending shards."""
-        shards = map(self.spec.shard, self.pending)
-        return sum(rows.stop - rows.start for rows in shards)
+        return self._shapes_of(self.pending) - sum(
+            len(self.kept(k).get("status", ())) for k in self.pending
+        )
+
+    def _shapes_of(self, shards: Iterable[int]) -> int:
+        return sum(rows.stop - rows.start for rows in map(self.spec.shard, shards))
 
     @cached_property
     def pending(self) -> list[int]:
-        """Shards that are not written."""
-        return self._pending()
+        """Shards that are not written; of the part, if this writes one."""
+        return self._mine(self._pending())
 
     def refresh(self) -> None:
         """Look anew which shards are there, after other processes have written some.
@@ -76,15 +100,51 @@ class StoreWriter:
         A shard counts only with all its files.
         """
         incomplete = incomplete_shards(self._location, self.spec)
-        self.pending = sorted({*self._pending(), *incomplete})
+        self.pending = self._mine({*self._pending(), *incomplete})
+
+    def _mine(self, shards: Iterable[int]) -> list[int]:
+        return sorted(k for k in shards if self._part is None or self._part.holds(k))
 
     def reopen(self) -> None:
         """Mark a complete store as not complete, for shards of it are written anew."""
         if self.info.complete:
-            self._record(replace(self.info, complete=False, counts={}))
+            with self._whole_store():
+                self._record(replace(self.info, complete=False, counts={}))
+
+    @contextmanager
+    def _whole_store(self) -> Iterator[None]:
+        """Be the only one that changes what the store records."""
+        if self._part is None:
+            yield
+            return
+        with whole_store(self._location, self._part):
+            self.info = load_info(self._location)  # other parts may have changed it
+            yield
+
+    def kept(self, k: int) -> dict[str, NDArray[Any]]:
+        """What a shard holds of its first shapes, if the store has grown by the others.
+
+        Args:
+            k: number of a pending shard.
+
+        Returns:
+            By name all arrays of the shapes that stay; nothing in most cases.
+        """
+        if not self.info.provenance.get("grown"):
+            return {}
+        reader = self._reader()
+        try:
+            n_kept = int(np.count_nonzero(reader.read_shard(k, "status") != PENDING))
+        except StoreDamageError:
+            return {}
+        rows = self.spec.shard(k)
+        if not 0 < n_kept < rows.stop - rows.start:
+            return {}
+        names = [name for name, array in self._schemas.items() if array.layout != "store"]
+        return {name: reader.read_shard(k, name)[:n_kept] for name in names}
 
     def write_shard(self, k: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Write all arrays of one shard.
+        """Write all arrays of one shard; threads may write different ones at the same time.
 
         Args:
             k: number of the shard; `spec.shard(k)` says which shapes it holds.
@@ -100,7 +160,8 @@ class StoreWriter:
         per_shape = [name for name, array in self._schemas.items() if array.layout != "store"]
         self._check(values, rows, per_shape)
         others = [name for name in per_shape if name != "status"]
-        self.reopen()
+        with self._changing:
+            self.reopen()
         self.require_lock()
         for wait in (*_WAITS, None):
             try:
@@ -111,8 +172,10 @@ class StoreWriter:
                     raise
                 warn(f"{error} Trying again in {wait:.0f} s.")
                 time.sleep(wait)
-        if "pending" in vars(self):  # else nobody has asked yet, and who asks later is told
-            self.pending = [other for other in self.pending if other != k]
+        with self._changing:
+            if "pending" in vars(self):  # else nobody has asked yet, and who asks later is told
+                place = bisect_left(self.pending, k)
+                self.pending = self.pending[:place] + self.pending[bisect_right(self.pending, k) :]
 
     def require_lock(self) -> None:
         """Make sure that nobody has taken over the store; raises as `StoreLock.require`."""
@@ -123,19 +186,18 @@ class StoreWriter:
         self, k: int, rows: slice, others: list[str], values: Mapping[str, NDArray[Any]]
     ) -> None:
         """Write all arrays of one shard, `status` last."""
+        grows = bool(self.kept(k))  # then each file is replaced by one that holds the same and more
         with plain_errors(self._location, f"write shard {k}"):
-            self._remove(["status"], k)
-            self._remove(others, k)
-            with ThreadPoolExecutor(max_workers=4) as pool:
+            if not grows:
+                self._location.delete(self._schemas["status"].key(k))
+            with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
                 writes = [pool.submit(self._write, name, rows, values[name]) for name in others]
             for write in writes:
                 write.result()
-            self._flush(others, k)
             self._write("status", rows, values["status"])
-            self._flush(["status"], k)
 
     def finish(self) -> None:
-        """Mark the store complete.
+        """Mark the store complete; not yet if this is a part and shards of others are pending.
 
         Raises:
             StoreError: if shards are still pending.
@@ -145,13 +207,16 @@ class StoreWriter:
                 f"{self._location.text} lacks {len(self.pending)} of {self.spec.n_shards} shards. "
                 "Run the same command again to write them."
             )
-        if not self.info.complete:
+        with self._whole_store():
+            if self.info.complete or (self._part is not None and self._pending()):
+                return
+            if self._part is not None:  # what killed ones have left
+                _remove_partial_files(self._location)
             self._record(replace(self.info, complete=True, counts=self._count()))
 
     def close(self) -> None:
         """Give the lock back."""
-        if self._lock is not None:
-            self._lock.release()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -159,27 +224,30 @@ class StoreWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _reader(self) -> StoreReader:
+        """What is there by now, as strangers' stores are read: with bounds."""
+        return StoreReader(self.path, cache_bytes=0, unfinished=True, fill_missing=True)
+
     def _pending(self) -> list[int]:
-        """Shards whose status is not written, or cannot be read."""
+        """Shards whose status is not written, or damaged."""
+        reader = self._reader()
         try:
-            shapes = np.flatnonzero(self._status() == PENDING)
-        except _UNREADABLE:
-            return [k for k in range(self.spec.n_shards) if self._is_pending(k)]
+            shapes = np.flatnonzero(reader.read_all("status") == PENDING)
+        except StoreDamageError:
+            return [k for k in range(self.spec.n_shards) if self._is_pending(reader, k)]
         pending: list[int] = np.unique(shapes // self.spec.shard_size).tolist()
         return pending
 
-    def _is_pending(self, k: int) -> bool:
+    def _is_pending(self, reader: StoreReader, k: int) -> bool:
         try:
-            return bool((np.asarray(self._arrays["status"][self.spec.shard(k)]) == PENDING).any())
-        except _UNREADABLE:
+            return bool((reader.read_shard(k, "status") == PENDING).any())
+        except StoreDamageError:
             return True
-
-    def _status(self) -> NDArray[np.uint8]:
-        return np.asarray(self._arrays["status"][...])
 
     def _count(self) -> dict[str, dict[str, int]]:
         """Shapes done and skipped of every split."""
-        status, splits = self._status(), np.asarray(self._arrays["split"][...])
+        reader = self._reader()
+        status, splits = reader.read_all("status"), reader.read_all("split")
         return {
             str(split): {
                 "done": int((status[splits == split] == DONE).sum()),
@@ -191,7 +259,7 @@ class StoreWriter:
     def _record(self, info: StoreInfo) -> None:
         self.info = info
         with plain_errors(self._location, "write the metadata"):
-            _write_attributes(self._location, info)
+            write_attributes(self._location, info)
 
     def _check(self, values: Mapping[str, NDArray[Any]], rows: slice, expected: list[str]) -> None:
         if set(values) != set(expected):
@@ -214,21 +282,10 @@ class StoreWriter:
             )
 
     def _write(self, name: str, rows: slice, values: NDArray[Any]) -> None:
-        self._arrays[name][rows] = values
-
-    def _remove(self, names: list[str], k: int) -> None:
-        """Delete what an earlier run left, which zarr would otherwise read and merge."""
-        for name in names:
-            self._location.delete(self._schemas[name].key(k))
-
-    def _flush(self, names: list[str], k: int) -> None:
-        """Have the operating system put a shard's files on the disk, in case it goes down."""
-        if self._location.folder is None:
-            return
-        for name in names:
-            file = self._location.folder / self._schemas[name].key(k)
-            sync(file)
-            sync(file.parent)
+        """Replace one file of a shard, on the disk in case the machine goes down."""
+        schema = self._schemas[name]
+        key = schema.key(rows.start // self.spec.shard_size)
+        self._location.write(key, encode_file(schema, self.spec, values))
 
 
 def open_writer(
@@ -240,6 +297,7 @@ def open_writer(
     provenance: Mapping[str, Any],
     class_names: tuple[str, ...],
     part_names: tuple[str, ...] | None = None,
+    part: Part | None = None,
 ) -> StoreWriter:
     """Create a store, or continue one that was made with the same settings.
 
@@ -252,10 +310,11 @@ def open_writer(
         provenance: plain JSON values that are recorded at creation and never compared.
         class_names: what `label` counts.
         part_names: what `parts` counts.
+        part: shards to write; processes may write a part each at the same time. None: all.
 
     Returns:
-        A writer that holds the store's lock; `pending` lists the shards to write, none for a
-        finished store.
+        A writer that holds the lock of the store or of the part; `pending` lists the shards to
+        write, none for a finished store.
 
     Raises:
         StoreMismatchError: if the store was made with other settings.
@@ -272,24 +331,27 @@ def open_writer(
         complete=False,
         counts={},
     )
-    if _is_created(location):
+    if is_created(location):
         found = _continued(location, wanted)
         if found.complete:
-            writer = StoreWriter(location, found, None)
+            writer = StoreWriter(location, found, part=part)
             if not writer.pending:
                 return writer
-    lock = lock_of(location)
-    with plain_errors(location, "take the lock"):
-        lock.acquire()
-    try:
-        with plain_errors(location, "create the store"):
-            if not _is_created(location):
-                _create(location, wanted, view_axes)
-            _remove_partial_files(location)
-        return StoreWriter(location, _continued(location, wanted), lock)
-    except BaseException:
-        lock.release()
-        raise
+    with ExitStack() as held:
+        with plain_errors(location, "take the lock"):
+            lock = held.enter_context(
+                whole_store(location) if part is None else lock_of(location, part)
+            )
+        alone: AbstractContextManager[object] = (
+            nullcontext() if part is None else whole_store(location, part)
+        )
+        with alone, plain_errors(location, "create the store"):
+            if not is_created(location):
+                create(location, wanted, view_axes)
+            if part is None:  # those of other parts may be being written
+                _remove_partial_files(location)
+            info = _continued(location, wanted)
+        return StoreWriter(location, info, lock, part, held.pop_all())
 
 
 def join_writer(path: str | Path) -> StoreWriter:
@@ -302,7 +364,7 @@ def join_writer(path: str | Path) -> StoreWriter:
         StoreError: if there is none, or its metadata is damaged.
     """
     location = Location.of(path)
-    return StoreWriter(location, load_info(location), None)
+    return StoreWriter(location, load_info(location))
 
 
 def demand_again(path: str | Path, shards: Iterable[int]) -> None:
@@ -316,7 +378,7 @@ def demand_again(path: str | Path, shards: Iterable[int]) -> None:
         StoreError: if another process writes the store, or it cannot be written.
     """
     location = Location.of(path)
-    with lock_of(location), plain_errors(location, "remove the status of damaged shards"):
+    with whole_store(location), plain_errors(location, "remove the status of damaged shards"):
         for k in shards:
             location.delete(next(array for array in ARRAYS if array.name == "status").key(k))
 
@@ -329,8 +391,8 @@ def rewrite_view_axes(path: str | Path, view_axes: NDArray[np.float32]) -> None:
         view_axes: (V, 3, 3) float32, see `open_writer`.
     """
     location = Location.of(path)
-    with lock_of(location), plain_errors(location, "write view_axes"):
-        array_of(location.group("r+"), "view_axes")[...] = view_axes
+    with whole_store(location), plain_errors(location, "write view_axes"):
+        open_arrays(location, ["view_axes"])["view_axes"][...] = view_axes
 
 
 def incomplete_shards(location: Location, spec: StoreSpec) -> dict[int, list[str]]:
@@ -346,97 +408,6 @@ def incomplete_shards(location: Location, spec: StoreSpec) -> dict[int, list[str
     return missing
 
 
-def _is_created(location: Location) -> bool:
-    """Whether a store's creation came to its end; attributes are written last."""
-    group = location.metadata()
-    return group is not None and bool(group.get("attributes"))
-
-
-def _create(location: Location, info: StoreInfo, view_axes: NDArray[np.float32]) -> None:
-    """Write the metadata, the group's attributes last, and `view_axes`."""
-    _refuse_foreign_files(location)
-    store = location.zarr_store("w")
-    for name, schema in arrays(info.spec).items():
-        array = zarr.create_array(
-            store,
-            name=name,
-            shape=schema.shape(info.spec),
-            dtype=schema.dtype_in(info.spec),
-            chunks=schema.chunks(info.spec),
-            shards=schema.shards(info.spec),
-            compressors=_compressors(schema),
-            fill_value=schema.fill,
-            attributes=schema.attributes(),
-            dimension_names=schema.dimensions,
-            config={"write_empty_chunks": True},
-            overwrite=True,
-        )
-        if name == "view_axes":
-            array[...] = view_axes
-    _consolidate(location)
-    _write_attributes(location, info)
-
-
-def _compressors(schema: ArraySchema) -> list[dict[str, Any]]:
-    codecs = [schema.codec] if schema.codec is not None else []
-    return [dict(codec) for codec in (*codecs, {"name": "crc32c"})]
-
-
-def _refuse_foreign_files(location: Location) -> None:
-    """Only an empty folder, or what an interrupted creation left, may become a store."""
-    foreign = sorted(name for name in _names(location) if not _is_left_by_creation(name))
-    if foreign:
-        raise StoreError(
-            f"{location.text} is no store that can be continued ({METADATA} is missing or not "
-            f"ours) and holds other files ({', '.join(foreign[:5])}). Choose another path, such as "
-            f"{location.text.rstrip('/')}/NAME.zarr, or restore its {METADATA} from a copy."
-        )
-    if location.folder is None:
-        location.delete("")  # an empty folder, as consoles make it: zarr would list it for ever
-    elif location.folder.exists():
-        shutil.rmtree(location.folder)
-
-
-def _names(location: Location) -> Iterator[str]:
-    """All that lies in a store's place: files and links, and folders with a slash at the end."""
-    if location.folder is None:
-        # An object with a slash at the end stands for a folder.
-        yield from (key for key in location.keys("") if not key.endswith("/") and key)
-        return
-    for at, folders, files in os.walk(location.folder):
-        inside = Path(at).relative_to(location.folder)
-        links = {name for name in folders if (Path(at) / name).is_symlink()}
-        yield from ((inside / name).as_posix() for name in (*files, *links))
-        yield from (f"{(inside / name).as_posix()}/" for name in folders if name not in links)
-
-
-def _is_left_by_creation(name: str) -> bool:
-    """Whether `_create` writes this: metadata, perhaps half of it, and the view axes."""
-    arrays = {array.name for array in ARRAYS}
-    folder, _, file = name.rpartition("/")
-    if name.startswith("view_axes/") and (folder != "view_axes" or not file):
-        return True
-    if not file:
-        return folder in arrays
-    return folder in {"", *arrays} and bool(_METADATA_FILE.fullmatch(file))
-
-
-def _consolidate(location: Location) -> None:
-    """Copy all metadata into the group's: some readers open faster, ours does not need it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-        zarr.consolidate_metadata(location.zarr_store("r+"), zarr_format=3)
-
-
-def _write_attributes(location: Location, info: StoreInfo) -> None:
-    """Write the group's attributes with their digest, in one go."""
-    attributes = info.to_json()
-    attributes[DIGEST] = digest(attributes, load_documents(location, arrays(info.spec)))
-    store = location.zarr_store("r+")
-    group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=True)
-    group.attrs.put(attributes)
-
-
 def _remove_partial_files(location: Location) -> None:
     """Delete the temporary files of a killed run."""
     if location.folder is not None:
@@ -447,34 +418,10 @@ def _remove_partial_files(location: Location) -> None:
 def _continued(location: Location, wanted: StoreInfo) -> StoreInfo:
     """The recorded metadata, if it is what this run would have recorded."""
     found = load_info(location)
-    differences = list(_differences(_compared(found), _compared(wanted)))
-    if differences:
+    different = setting_differences(found, wanted)
+    if different:
         raise StoreMismatchError(
-            f"{location.text} was made with other settings: {'; '.join(differences)}. "
+            f"{location.text} was made with other settings: {told(different, 'the store')}. "
             "Extract into another path, or set these as the store has them."
         )
     return found
-
-
-def _compared(info: StoreInfo) -> dict[str, Any]:
-    values = info.to_json()
-    settings = dict(values["settings"])
-    if info.spec.dtype == "int8":  # the usual step is not recorded
-        settings = {"int8_step": RELATIVE_STEP} | settings
-    if "weights_sha256" in settings.get("image_model", {}):  # whatever their file is called
-        settings["image_model"] = {**settings["image_model"], "pretrained": None}
-    values["settings"] = settings
-    keys = ("sizes", "settings", "class_names", "part_names")
-    return {key: values[key] for key in keys}
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """One phrase per setting that differs."""
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        for key in sorted({*found, *wanted}):
-            label = key if name in ("", "sizes", "settings") else f"{name}.{key}"
-            yield from _differences(
-                found.get(key, _NOTHING_RECORDED), wanted.get(key, _NOTHING_RECORDED), label
-            )
-    elif found != wanted:
-        yield f"{name}: the store has {found}, this run expects {wanted}"

@@ -18,29 +18,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from i2pmae.config import PretrainConfig, TargetConfig
 from i2pmae.errors import ConfigError, TrainingError
 from i2pmae.geometry.draws import WHOLE, Part, PartGenerator
 from i2pmae.interrupts import StopRequest
 from i2pmae.launch import Launch, launched
-from i2pmae.model.layers import DropPath
-from i2pmae.model.pretraining import TARGET_LEVEL, PretrainingModel, PretrainingOutput
-from i2pmae.model.tokenizer import RowNorm
+from i2pmae.model.layers import Dropout, DropPath
+from i2pmae.model.row_norm import RowNorm
 from i2pmae.progress import configure
-
-Network = PretrainingModel | DistributedDataParallel
 
 _PATIENCE = timedelta(hours=1)  # the others wait while the first checks, say, a linear SVM
 _LOST = re.compile(r"closed by peer|reset by peer|connection refused|broken pipe|timed out", re.I)
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of a run, and this one's part of every batch."""
 
     part: Part = WHOLE
@@ -48,19 +44,19 @@ class Team:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process is rank 0, which alone writes and logs."""
         return self.part.index == 0
 
-    def check_batch(self, config: PretrainConfig) -> None:
+    def check_batch(self, batch_size: int, accumulate: int) -> None:
         """Raise a ConfigError if a step cannot be divided evenly."""
-        if config.batch_size % (self.part.count * config.accumulate):
+        if batch_size % (self.part.count * accumulate):
             raise ConfigError(
-                f"batch_size={config.batch_size} cannot be divided evenly among "
-                f"{self.part.count} processes in {config.accumulate} parts (accumulate); "
-                f"set --batch-size to a multiple of {self.part.count * config.accumulate}"
+                f"batch_size={batch_size} cannot be divided evenly among "
+                f"{self.part.count} processes in {accumulate} parts (accumulate); "
+                f"set --batch-size to a multiple of {self.part.count * accumulate}"
             )
 
-    def wrap(self, model: PretrainingModel, *, synchronize_norms: bool) -> Network:
+    def wrap(self, model: nn.Module, *, synchronize_norms: bool) -> nn.Module:
         """The network to call in training; weights stay those of `model`.
 
         Args:
@@ -70,11 +66,11 @@ class Team:
         if not self.together:
             return model
         for module in model.modules():
-            if isinstance(module, DropPath):
+            if isinstance(module, DropPath | Dropout):
                 module.part = self.part
             if isinstance(module, RowNorm) and synchronize_norms:
                 module.total = _Total.apply
-        # The LayerNorm of the encoder's finest level feeds only networks of later stages.
+        # The LayerNorms of the encoder's finer levels do not feed every network.
         return DistributedDataParallel(model, find_unused_parameters=True)
 
     def generator(self, seed: int, device: torch.device) -> torch.Generator:
@@ -83,31 +79,21 @@ class Team:
         generator.part = self.part
         return generator.manual_seed(seed)
 
-    def exchange(self, network: Network, *, now: bool) -> AbstractContextManager[None]:
+    def exchange(self, network: nn.Module, *, now: bool) -> AbstractContextManager[None]:
         """Context of a forward and backward pass; gradients are averaged in it if `now`."""
         if isinstance(network, DistributedDataParallel) and not now:
             waiting: AbstractContextManager[None] = network.no_sync()
             return waiting
         return nullcontext()
 
-    def losses(self, output: PretrainingOutput, targets: TargetConfig) -> Tensor:
-        """Total, 2D and 3D loss (3,), whose means over processes are those of the whole batch.
+    def shares(self, counts: Tensor) -> Tensor:
+        """Weights (n,) of this process's means over `counts` (n,) items each.
 
-        Each loss is a mean over tokens, visible or hidden ones or all, and processes differ in how
-        many they have. So a process's mean counts as its share of them.
+        The mean over processes of the weighted means is the mean over all items.
         """
-        if not self.together:
-            return torch.stack([output.loss, output.loss_2d, output.loss_3d])
-        hidden = output.masks[TARGET_LEVEL]
-        asked = {"visible": ~hidden, "masked": hidden, "all": torch.ones_like(hidden)}
-        counts = torch.stack([asked[targets.tokens_2d].sum(), hidden.sum()]).to(output.loss)
         total = counts.clone()
         dist.all_reduce(total)
-        shares = counts / total.clamp(min=1) * self.part.count
-        weighted = shares * torch.stack([output.loss_2d, output.loss_3d])
-        loss_2d, loss_3d = weighted.unbind()
-        loss = targets.weight_2d * loss_2d + targets.weight_3d * loss_3d
-        return torch.stack([loss, loss_2d, loss_3d])
+        return counts / total.clamp(min=1) * self.part.count
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over processes, on the CPU."""
@@ -129,17 +115,23 @@ class Team:
             late = bool(wish)
         return bool(stop) or late
 
+    def any(self, wish: bool) -> bool:
+        """Whether any process wishes it."""
+        if self.together:
+            wishes = torch.tensor(int(wish))
+            dist.all_reduce(wishes, dist.ReduceOp.MAX)
+            wish = bool(wishes)
+        return wish
+
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.together:
             dist.all_reduce(torch.zeros(1))  # a barrier would pick a device of its own
 
 
-def plain(network: Network) -> PretrainingModel:
+def plain(network: nn.Module) -> nn.Module:
     """The model whose weights a network uses."""
-    model = network.module if isinstance(network, DistributedDataParallel) else network
-    assert isinstance(model, PretrainingModel)
-    return model
+    return network.module if isinstance(network, DistributedDataParallel) else network
 
 
 class _Total(torch.autograd.Function):
@@ -159,7 +151,7 @@ class _Total(torch.autograd.Function):
 
 
 @contextmanager
-def team(device: torch.device) -> Iterator[Team]:
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """Join the other processes of torchrun for the block.
 
     Args:
@@ -171,7 +163,7 @@ def team(device: torch.device) -> Iterator[Team]:
     """
     launch = launched()
     if launch is None:
-        yield Team()
+        yield ProcessGroup()
         return
     backend = _take_device(device, launch)
     if launch.rank > 0:
@@ -184,7 +176,7 @@ def team(device: torch.device) -> Iterator[Team]:
             world_size=launch.n_processes,
             timeout=_PATIENCE,
         )
-        yield Team(Part(launch.rank, launch.n_processes), together=True)
+        yield ProcessGroup(Part(launch.rank, launch.n_processes), together=True)
         dist.destroy_process_group()
     except BaseException as error:
         # The first process that ends makes torchrun stop the others, which end by themselves.

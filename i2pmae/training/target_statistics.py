@@ -1,4 +1,4 @@
-"""Mean and deviation of a store's image features, channel by channel."""
+"""Mean and standard deviation of a store's image features, channel by channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from i2pmae.geometry.projection import PixelMap, back_project, pixels
+from i2pmae.geometry.projection import back_project
+from i2pmae.store.point_features import stored_pixels, stored_visible
+from i2pmae.training.stored import to_tensors
 
 if TYPE_CHECKING:
     from i2pmae.store import StoreReader
@@ -28,7 +30,7 @@ def channel_statistics(reader: StoreReader, indices: NDArray[np.int64]) -> tuple
         indices: (S,) its shapes that count, one at least.
 
     Returns:
-        Mean (C,) and deviation (C,), float32; a constant channel has deviation 1.
+        Mean (C,) and standard deviation (C,), float32; 1 for a constant channel.
 
     Raises:
         StoreError: if a shape cannot be read.
@@ -41,9 +43,9 @@ def channel_statistics(reader: StoreReader, indices: NDArray[np.int64]) -> tuple
         total += torch.stack([found.sum(dim=0), found.square().sum(dim=0)])
         n_values += len(found)
     mean, square = total / n_values
-    deviation = (square - mean.square()).clamp(min=0).sqrt()
-    deviation[deviation < 1e-6] = 1
-    return mean.float(), deviation.float()
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    std[std < 1e-6] = 1
+    return mean.float(), std.float()
 
 
 def _spread(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -52,11 +54,11 @@ def _spread(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def _features(reader: StoreReader, indices: NDArray[np.int64]) -> Tensor:
-    """Features of some points of some shapes, all views: (n, C) float32."""
-    batch = {name: torch.from_numpy(array) for name, array in reader.read(indices).items()}
-    points = batch["points"]
-    points = points[:, _spread(np.arange(points.shape[1]), _POINTS)].float()
-    pixel_map = PixelMap(batch["pixel_origin"], batch["pixel_size"], batch["pixel_shift"].long())
-    at = pixels(points, pixel_map, torch.from_numpy(reader.view_axes), reader.image_size)
+    """Features of some points of some shapes, in all views that see them: (n, C) float32."""
+    batch = to_tensors(reader.read(indices))
+    chosen = torch.from_numpy(_spread(np.arange(batch["points"].shape[1]), _POINTS))
+    points = batch["points"][:, chosen].float()
+    at = stored_pixels(batch, points, torch.from_numpy(reader.view_axes), reader.image_size)
     found = back_project(batch["features"], at, reader.image_size, batch.get("feature_scale"))
-    return found.flatten(0, 2)
+    seen = stored_visible(batch, chosen.expand(len(points), -1))
+    return found.flatten(0, 2) if seen is None else found[seen]

@@ -22,9 +22,10 @@ def run(script: str, *options: str) -> dict:
     return json.loads(done.stdout)
 
 
-def test_the_readme_describes_every_script():
-    readme = (FOLDER / "README.md").read_text()
-    scripts = {file.name for file in FOLDER.glob("*.py")}
+@pytest.mark.parametrize("folder", [FOLDER, FOLDER.parent / "experiments"])
+def test_the_readme_describes_every_script(folder):
+    readme = (folder / "README.md").read_text()
+    scripts = {file.name for file in folder.glob("*.py")}
     assert {name for name in scripts if f"## `{name}`" not in readme} == set()
 
 
@@ -33,6 +34,13 @@ def test_startup():
     assert found["imports_torch"] is False
     assert 0 < found["import_s"] < found["help_s"]
     assert found["python_s"] < found["help_s"]
+
+
+def test_random_shapes():
+    found = run("random_shapes.py", "--quick")
+    ratio = found["procedural-random_2048_per_s"] / found["procedural_2048_per_s"]
+    assert found["vs_procedural_2048"] == pytest.approx(ratio)  # of a single turn
+    assert min(found.values()) > 0
 
 
 @pytest.mark.slow
@@ -72,6 +80,25 @@ def test_memory_of_extract():
     found = run("extract.py", "--quick", "--memory")
     assert found["memory_growth"] == found["peak_rss_mb_24"] / found["peak_rss_mb_8"]
     assert found["memory_growth"] == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.slow
+def test_surfaces():
+    found = run("surfaces.py", "--quick")
+    ways = {key.removeprefix("ms_") for key in found if key.startswith("ms_")}
+    assert ways == {"sum", "nearest", "surface-depth", "surface-normals", "surface-shaded"}
+    for way in ways - {"sum"}:
+        assert found[f"speed_{way}"] == pytest.approx(found["ms_sum"] / found[f"ms_{way}"])
+
+
+@pytest.mark.slow
+def test_loaders():
+    found = run("loaders.py", "--quick")
+    for way in ("read", "stage"):
+        rates = [found[f"{way}_shapes_per_s_{n}"] for n in (1, 2)]
+        assert found[f"{way}_speedup"] == pytest.approx(rates[1] / rates[0])  # of a single turn
+        assert 0 < found[f"{way}_possible"] <= 2
+        assert min(found[f"{way}_main_ms"], found[f"{way}_loader_ms"]) > 0
 
 
 @pytest.mark.slow

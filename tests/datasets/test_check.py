@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from i2pmae.datasets import check, open_source, survey
+from i2pmae.datasets import check, open_source, survey, survey_headers
+from i2pmae.datasets.clouds import Clouds
 
 
 @pytest.fixture
@@ -29,23 +30,48 @@ def test_bad_shapes_are_found_in_order(folder, workers):
 def test_the_survey_counts_points_of_usable_shapes(folder):
     found = survey(open_source(folder, points=45))
     assert set(found.bad) == {3, 7}
-    assert found.fewest_points == 40
-    assert survey(open_source(folder, points=20)).fewest_points == 20
-    assert survey(open_source(folder), indices=[3, 7]).fewest_points is None
+    assert found.n_points == {i: min(40 + i, 45) for i in range(10) if i not in (3, 7)}
+    assert set(survey(open_source(folder, points=20)).n_points.values()) == {20}
+    assert survey(open_source(folder), indices=[3, 7]).n_points == {}
 
 
 def test_indices_choose_shapes(folder):
     source = open_source(folder)
     assert list(survey(source, indices=[0, 1, 7, 9]).bad) == [7]
     assert survey(source, indices=[0, 1]).bad == {}
-    assert survey(source, indices=[9, 8]).fewest_points == 48
+    assert survey(source, indices=[9, 8]).n_points == {9: 49, 8: 48}
 
 
-def test_long_surveys_go_window_by_window(folder, monkeypatch):
-    monkeypatch.setattr(check, "_WINDOW", 3)
-    found = survey(open_source(folder), workers=2)
-    assert set(found.bad) == {3, 7}
-    assert found.fewest_points == 40
+@pytest.mark.parametrize(
+    ("counts", "shared", "small"),
+    [
+        ([3000, 3000, 3000, 3000, 3000, 10], 3000, [5]),
+        ([10, 3000], 3000, [0]),
+        ([10] * 4 + [3000] * 3, 10, []),
+        ([40, 41, 49], 40, []),
+        ([8192, 5000, 8192, 4095], 5000, [3]),
+        ([10] * 5 + [3000], 10, []),
+        ([7], 7, []),
+    ],
+)
+def test_a_small_shape_never_cuts_the_others(counts, shared, small):
+    found = check.shared_points(dict(enumerate(counts)))
+    assert found[0] == shared
+    assert list(found[1]) == small
+
+
+def test_points_that_are_not_finite_are_counted(tmp_path):
+    for number, n_bad in enumerate((0, 10, 39)):
+        points = np.random.default_rng(number).random((40, 3))
+        points[:n_bad, number] = (np.nan, np.inf, -np.inf)[number]
+        np.save(tmp_path / f"{number}.npy", points)
+    found = survey(open_source(tmp_path))
+    assert found.n_points == {0: 40, 1: 30}
+    assert "all 1 points coincide" in found.bad[2]
+    assert found.not_finite == {1: 10}
+    assert found.notes() == [
+        "10 points of 1 shapes are not finite (NaN or infinite) and are left out"
+    ]
 
 
 def test_progress_is_told_once_a_shape_in_the_calling_thread(folder):
@@ -73,3 +99,41 @@ def test_bugs_are_not_taken_for_bad_shapes(folder, monkeypatch):
     monkeypatch.setattr(source, "_read", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         survey(source)
+
+
+class TestHeaders:
+    """What files say of themselves, without being read."""
+
+    @pytest.fixture
+    def clouds(self, tmp_path):
+        for index in range(8):
+            np.save(tmp_path / f"{index}.npy", np.random.default_rng(index).random((90 + index, 3)))
+        return tmp_path
+
+    def test_counts_are_those_of_reading(self, clouds, monkeypatch):
+        source = open_source(clouds, points=94)
+        expected = survey(source).n_points
+        monkeypatch.setattr(Clouds, "_read", lambda *_: pytest.fail("a shape is read"))
+        assert {index: source.count(index) for index in range(8)} == expected
+        source.points = 80  # all have more: nothing is to be read
+        assert survey_headers(source) == ({}, dict.fromkeys(range(8), 80), {})
+
+    def test_what_headers_do_not_tell_is_read(self, clouds):
+        points = np.load(clouds / "3.npy")
+        points[:60] = np.nan
+        np.save(clouds / "3.npy", points)
+        np.savetxt(clouds / "8.xyz", np.random.default_rng(8).random((50, 3)))
+        (clouds / "4.npy").write_bytes(b"")
+        seen = []
+        found = survey_headers(open_source(clouds, points=512), seen.append)
+        assert found.n_points == {**{i: 90 + i for i in (0, 1, 2, 5, 6, 7)}, 3: 33, 8: 50}
+        assert "4.npy is empty" in found.bad[4]
+        assert found.not_finite == {3: 60}
+        assert sum(seen) == 9
+
+    def test_meshes_and_built_in_shapes_have_as_many_as_asked_for(self, tmp_path):
+        (tmp_path / "0.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+        (tmp_path / "1.off").write_text("")
+        found = survey_headers(open_source(tmp_path, points=70))
+        assert (found.n_points, [*found.bad]) == ({0: 70}, [1])
+        assert survey_headers(open_source("procedural", limit=2, points=70)).n_points[1] == 70

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from i2pmae.datasets import few_shot_episode, few_shot_folds, open_source
-from i2pmae.datasets.source import to_unit_sphere
+from i2pmae.datasets.coordinates import to_unit_sphere
+from i2pmae.datasets.few_shot import setting_folders, setting_of
 from i2pmae.errors import DataError
 
 
@@ -59,3 +60,25 @@ def test_one_episode_is_read_at_a_time(write, tmp_path):
     assert len(open_source(tmp_path)) == 50
     with pytest.raises(DataError, match="does not exist"):
         few_shot_episode(tmp_path / "3.pkl")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("5way_10shot", "5-way-10-shot", "5_way_10_shots", "5w10s", "way5_shot10"),
+        *("Ways 5, Shots 10", "modelnet40_5way_10shot", "ModelNet40-5-Way 10-Shot"),
+    ],
+)
+def test_settings_by_other_names(tmp_path, write, name):
+    assert setting_of(tmp_path / name) == (5, 10)
+    write.few_shot(tmp_path / "published")
+    (tmp_path / "published" / "5way_10shot").rename(tmp_path / name)
+    (tmp_path / name / "1.pkl").unlink()
+    assert setting_folders(tmp_path) == {(5, 10): tmp_path / name}
+    assert open_source(tmp_path / name).layout == "few-shot"
+    assert len(open_source(tmp_path).class_names) == 5
+
+
+@pytest.mark.parametrize("name", ["highway_5", "5", "chairs", "5shot_10way", "ways", "always 5"])
+def test_other_folders_are_no_settings(tmp_path, name):
+    assert setting_of(tmp_path / name) is None

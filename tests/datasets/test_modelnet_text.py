@@ -1,9 +1,12 @@
+import pickle
+import shutil
+
 import numpy as np
 import pytest
 
 from i2pmae.datasets import detect_layout, open_source
-from i2pmae.datasets.modelnet_text import CLASS_NAMES
-from i2pmae.datasets.source import to_unit_sphere
+from i2pmae.datasets.coordinates import to_unit_sphere
+from i2pmae.datasets.hdf5 import MODELNET40_NAMES
 
 
 def parsed(file):
@@ -53,8 +56,8 @@ def test_modelnet10_lies_in_the_same_folder(write, tmp_path):
 
 
 def test_there_are_forty_names():
-    assert len(set(CLASS_NAMES)) == 40
-    assert list(CLASS_NAMES) == sorted(CLASS_NAMES)
+    assert len(set(MODELNET40_NAMES)) == 40
+    assert list(MODELNET40_NAMES) == sorted(MODELNET40_NAMES)
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -62,7 +65,7 @@ def test_pickles_of_every_protocol(write, tmp_path, protocol):
     write.modelnet_pickle(tmp_path, protocol)
     source = open_source(tmp_path, points=20)
     assert source.layout == "modelnet-pickle"
-    assert source.class_names == CLASS_NAMES
+    assert source.class_names == MODELNET40_NAMES
     assert source.labels == [0, 7, 14, 21, 28]
     assert source.ids == [f"train/0000{row}" for row in range(5)]
     for row in range(5):
@@ -80,5 +83,28 @@ def test_text_goes_before_pickles_where_both_lie(write, tmp_path):
     write.modelnet_text(tmp_path)
     write.modelnet_pickle(tmp_path)
     assert detect_layout(tmp_path) == "modelnet-text"
-    (tmp_path / "modelnet40_shape_names.txt").write_text("\n".join(CLASS_NAMES))
+    (tmp_path / "modelnet40_shape_names.txt").write_text("\n".join(MODELNET40_NAMES))
     assert len(open_source(tmp_path, "modelnet-pickle")) == 5
+
+
+def test_pickles_beside_the_lists_of_texts_that_are_not_there(write, tmp_path):
+    write.modelnet_text(tmp_path)
+    assert open_source(tmp_path).layout == "modelnet-text"
+    for folder in ("airplane", "night_stand", "tv_stand"):
+        shutil.rmtree(tmp_path / folder)
+    write.modelnet_pickle(tmp_path)
+    (tmp_path / "modelnet40_shape_names.txt").write_text("\n".join(MODELNET40_NAMES) + "\n")
+    assert open_source(tmp_path).layout == "modelnet-pickle"
+
+
+def test_pickles_of_other_sizes(write, tmp_path):
+    write.modelnet_pickle(tmp_path)
+    for split in ("train", "test"):
+        file = tmp_path / f"modelnet40_{split}_8192pts_fps.dat"
+        clouds, labels = pickle.loads(file.read_bytes())
+        value = [[cloud[:20] for cloud in clouds], [label // 7 for label in labels]]
+        (tmp_path / f"modelnet10_{split}_1024pts.dat").write_bytes(pickle.dumps(value))
+    assert len(open_source(tmp_path).load(0).points) == 48
+    one = open_source(tmp_path / "modelnet10_train_1024pts.dat", split="all")
+    assert (len(one), len(one.class_names), one.svm_c) == (8, 10, None)
+    assert len(one.load(0).points) == 20

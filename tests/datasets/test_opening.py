@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from i2pmae.datasets import LAYOUTS, detect_layout, open_source
+from i2pmae.datasets.opening import open_split
 from i2pmae.errors import ConfigError, DataError
 
 # Writer, --layout where the copy holds several, and sizes of train and test.
@@ -16,6 +17,8 @@ COPIES = {
     "modelnet_pickle": ("modelnet-pickle", 5, 3),
     "few_shot": ("few-shot", 50, 10),
     "shapenetpart": ("shapenetpart", 9, 3),
+    "shapenetpart_hdf5": ("shapenetpart-hdf5", 9, 3),
+    "partnet_hdf5": ("partnet-hdf5", 8, 4),
     "meshes": ("meshes", 10, 10),
     "clouds": ("clouds", 8, 8),
 }
@@ -28,7 +31,8 @@ def copy(request, write, tmp_path):
 
 
 def test_every_layout_has_a_copy_here():
-    others = {"modelnet10-text", "scanobjectnn-obj-only", "scanobjectnn-pb-t50-rs", "procedural"}
+    others = {"partnet", "modelnet10-text", "scanobjectnn-obj-only", "scanobjectnn-pb-t50-rs"}
+    others |= {"procedural", "procedural-random", "store", "partnet-instances"}
     assert {layout for layout, _, _ in COPIES.values()} | others == set(LAYOUTS)
 
 
@@ -142,6 +146,8 @@ def test_layouts_know_their_recipe(copy):
         "scanobjectnn-obj-bg": ("finetune-scanobjectnn-obj-bg", None, 0.018),
         "few-shot": ("fewshot-modelnet40", 1024, None),
         "shapenetpart": ("segment-shapenetpart", 2048, None),
+        "shapenetpart-hdf5": ("segment-shapenetpart", 2048, None),
+        "partnet-hdf5": ("segment-shapenetpart", 2048, None),
     }
     found = (source.recipe, source.svm_points, source.svm_c)
     assert found == expected.get(layout, ("finetune-own-data", 1024, None))
@@ -149,6 +155,11 @@ def test_layouts_know_their_recipe(copy):
 
 def test_published_layouts_are_read_with_another_name_in_front(write, tmp_path):
     write.shapenet55(tmp_path / "download" / "ShapeNet55-34")
+    (tmp_path / "download" / "readme.txt").touch()
+    source = open_source(tmp_path / "download")
+    assert (source.layout, len(source)) == ("shapenet55", 4)
+    assert source.notes[0].endswith("the data set lies in " + str(source.root))
+    (tmp_path / "download" / "other").mkdir()
     with pytest.raises(DataError, match=r"ShapeNet55-34 has the layout shapenet55\. Give that"):
         open_source(tmp_path / "download")
     for part in ("ShapeNet-55", "shapenet_pc"):
@@ -172,10 +183,12 @@ def test_single_files_are_read(write, tmp_path):
 
 def test_the_more_frequent_kind_of_file_decides(write, tmp_path):
     write.meshes(tmp_path)
-    np.save(tmp_path / "stray.npy", np.zeros(3))
+    np.save(tmp_path / "stray.npy", np.zeros((9, 3)))
     source = open_source(tmp_path)
     assert source.layout == "meshes"
-    assert source.notes == ["1 files are left out; --layout clouds reads them"]
+    assert source.notes[1:] == [
+        "left out: 1 .npy that are point clouds (--layout clouds reads them)"
+    ]
     assert open_source(tmp_path, "clouds").layout == "clouds"
 
 
@@ -207,6 +220,24 @@ def test_nothing_found_says_what_was_found(tmp_path):
         open_source(tmp_path / "su")
 
 
+def test_files_that_are_no_shapes_are_told_with_the_reason(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(60))
+    for path in (tmp_path, tmp_path / "a.npy"):
+        with pytest.raises(DataError, match=r"a.npy.*holds an array of shape \(60,\); expected"):
+            open_source(path).load(0)
+    np.save(tmp_path / "a.npy", np.array({"points": 1}), allow_pickle=True)
+    for path in (tmp_path, tmp_path / "a.npy"):
+        with pytest.raises(DataError, match=r"a\.npy holds an array of object"):
+            open_source(path).load(0)
+    (tmp_path / "a.npy").unlink()
+    (tmp_path / "notes.txt").write_text("of the scans")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(
+            DataError, match="no numbers in its first lines, such as 'of the scans'"
+        ):
+            open_source(path).load(0)
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
@@ -233,6 +264,24 @@ def test_data_without_splits_counts_as_training_data(write, tmp_path):
     (tmp_path / "b.off").write_bytes(write.off_bytes())
     source = open_source(tmp_path)
     assert source.splits == ["", ""]
-    assert source.notes == ["no train and test split was found: all 2 shapes are used"]
+    assert source.notes[1:] == ["no train and test split was found: all 2 shapes are used"]
     with pytest.raises(DataError, match="no shapes of split 'test'; splits found: none"):
         open_source(tmp_path, split="test")
+
+
+def test_several_files_are_read_as_the_layout_says(tmp_path, write):
+    for name in ("a.off", "b.off"):
+        (tmp_path / name).write_bytes(write.off_bytes())
+    files = [tmp_path / "a.off", tmp_path / "b.off"]
+    assert open_split(*files).layout == open_split(*files, layout="meshes").layout == "meshes"
+    with pytest.raises(DataError, match=r"holds 2 files \(2 .off\); expected .* --layout meshes"):
+        open_split(*files, layout="clouds")
+    with pytest.raises(ConfigError, match="--layout store is for one path; several files"):
+        open_split(*files, layout="store")
+
+
+def test_classes_are_chosen_of_own_folders_alone(tmp_path, write):
+    with pytest.raises(ConfigError, match="classes 'all' is unknown; use auto, folders"):
+        open_source(tmp_path, classes="all")
+    with pytest.raises(ConfigError, match=r"--classes is for folders of single files; .* is few-"):
+        open_source(write.few_shot(tmp_path / "a"), classes="none")

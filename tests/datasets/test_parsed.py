@@ -102,7 +102,7 @@ def test_longer_texts_are_not_kept_and_shorter_ones_are(files):
 
 
 @pytest.mark.parametrize("place", range(0, 28 + 12 * LINES, 7))
-def test_a_damaged_row_is_parsed_again_and_mended(files, place):
+def test_a_damaged_row_is_parsed_again_and_repaired(files, place):
     expected, _ = read(files)
     path = parsed(files).path
     content = bytearray(path.read_bytes())

@@ -62,3 +62,25 @@ def test_absent_variants_are_named(write, tmp_path):
     (tmp_path / "empty" / "main_split").mkdir(parents=True)
     with pytest.raises(DataError, match="holds none of ScanObjectNN's files"):
         open_source(tmp_path / "empty")
+
+
+def test_one_of_the_other_splits_where_there_is_no_main_one(write, tmp_path):
+    root = write.scanobjectnn(tmp_path) / "h5_files"
+    for ending in ("", "_nobg"):
+        (root / f"main_split{ending}").rename(root / f"split2{ending}")
+    for layout in ("scanobjectnn-obj-bg", "scanobjectnn-obj-only", "scanobjectnn-pb-t50-rs"):
+        source = open_source(tmp_path, layout)
+        nobg = "_nobg" * (layout == "scanobjectnn-obj-only")
+        assert source.entries[0].file.parent.name == f"split2{nobg}"
+    assert open_source(root / "split2_nobg").layout == "scanobjectnn-obj-only"
+
+
+def test_labels_stored_as_floats(write, tmp_path):
+    file = write.scanobjectnn(tmp_path) / "h5_files/main_split_nobg/training_objectdataset.h5"
+    with h5py.File(file) as opened:
+        data, label = opened["data"][:], opened["label"][:]
+    write.h5(file, data, label.astype(np.float32))
+    assert open_source(file.parent).labels == label.tolist()
+    write.h5(file, data, label + 0.5)
+    with pytest.raises(DataError, match="expected integers"):
+        open_source(file.parent)

@@ -1,7 +1,7 @@
 import numpy as np
 
 from i2pmae.datasets import open_source
-from i2pmae.datasets.source import to_unit_sphere
+from i2pmae.datasets.coordinates import to_unit_sphere
 
 
 def test_taxonomies_are_the_classes(write, tmp_path):
@@ -14,7 +14,7 @@ def test_taxonomies_are_the_classes(write, tmp_path):
     assert test.labels == [0, 1]
 
 
-def test_the_first_points_are_kept_then_centred_and_scaled(write, tmp_path):
+def test_the_first_points_are_kept_then_centered_and_scaled(write, tmp_path):
     write.shapenet55(tmp_path)
     for n in (10, 64, 8192):
         points, _ = open_source(tmp_path, points=n).load(1)

@@ -3,14 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2pmae.datasets.source import (
-    Entry,
-    ShapeSource,
-    random_order,
-    shape_generator,
-    to_unit_sphere,
-    usable,
-)
+from i2pmae.datasets import open_source
+from i2pmae.datasets.source import Entry, ShapeSource, random_order, shape_generator
 from i2pmae.errors import DataError
 
 
@@ -125,58 +119,6 @@ def test_indices_out_of_range_are_bugs(tmp_path, index):
         source_of(Numbered, tmp_path, ["train"] * 3).load(index)
 
 
-def test_unit_sphere_by_hand():
-    points = to_unit_sphere(np.array([[1.0, 0, 0], [3, 0, 0], [2, 2, 0], [2, -2, 0]]))
-    np.testing.assert_allclose(points, [[-0.5, 0, 0], [0.5, 0, 0], [0, 1, 0], [0, -1, 0]])
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(2, 40), st.floats(-1e3, 1e3), st.floats(1e-6, 1e6), st.integers(0, 2**31))
-def test_unit_sphere_undoes_shift_and_scale(n, shift, scale, seed):
-    cloud = np.random.default_rng(seed).standard_normal((n, 3))
-    points = to_unit_sphere(cloud)
-    assert np.sqrt((points**2).sum(axis=1)).max() == pytest.approx(1)
-    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-12)
-    moved = to_unit_sphere((cloud + shift) * scale)
-    np.testing.assert_allclose(moved, points, atol=1e-11 / np.ptp(cloud, axis=0).max())
-
-
-@pytest.mark.parametrize("size", [1e-300, 1e-20, 1e300])
-def test_unit_sphere_of_extreme_sizes(size):
-    cloud = np.random.default_rng(0).standard_normal((9, 3))
-    np.testing.assert_allclose(to_unit_sphere(cloud * size), to_unit_sphere(cloud), atol=1e-9)
-
-
-def test_unit_sphere_refuses_what_rounding_has_merged():
-    with pytest.raises(DataError, match="too close together"):
-        to_unit_sphere(np.array([[1e9, 0, 0], [np.nextafter(1e9, 2e9), 0, 0]]))
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        (np.zeros((0, 3)), "holds no points"),
-        (np.zeros((4, 2)), r"shape \(4, 2\)"),
-        (np.zeros((2, 4, 3)), r"shape \(2, 4, 3\)"),
-        (np.zeros((4, 3), complex), "holds complex128"),
-        (np.zeros((4, 3), object), "holds object"),
-        (np.array([[0, 0, 0], [1, np.nan, 0], [np.inf, 0, 0]]), "2 of 3 .* first in row 1"),
-        (np.ones((4, 3)), "all 4 points coincide"),
-    ],
-)
-def test_clouds_that_cannot_be_used(values, reason):
-    with pytest.raises(DataError, match=reason):
-        usable(values)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "int32", "uint8", ">f4", ">f8"])
-def test_numbers_of_any_kind_can_be_used(dtype):
-    values = np.arange(12, dtype=dtype).reshape(3, 4)
-    found = usable(values)
-    assert found.dtype in (np.float32, np.float64)
-    np.testing.assert_array_equal(found, values[:, :3].astype(float))
-
-
 @settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 60), st.integers(0, 2**31))
 def test_random_orders_agree_with_a_full_shuffle(n, kept, seed):
@@ -189,3 +131,13 @@ def test_generators_belong_to_shapes():
     draws = {shape_generator(s, i).random() for s in range(5) for i in ("a", "b", "a/b")}
     assert len(draws) == 15
     assert shape_generator(3, "a").random() == shape_generator(3, "a").random()
+
+
+def test_validation_shapes_are_left_out_with_a_note(tmp_path):
+    for name in ("train/a", "train/b", "val/c", "test/d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).random((9, 3)))
+    source = open_source(tmp_path)
+    assert len(source) == 2
+    assert "1 shapes of split val are left out" in source.notes[-1]
+    assert "of split val" not in str(open_source(tmp_path, split="all").notes)

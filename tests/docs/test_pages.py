@@ -7,6 +7,7 @@ names. A line that nothing here understands is an error.
 """
 
 import importlib
+import json
 import pkgutil
 import re
 import shlex
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     *sorted(ROOT.glob("docs/*.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *(ROOT / folder / "README.md" for folder in ("cache", "pipeline", "benchmarks")),
+    *(ROOT / folder / "README.md" for folder in ("cache", "pipeline", "benchmarks", "experiments")),
 ]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TINY = " ".join(
@@ -46,7 +47,9 @@ SMALL = {  # options that win over those of the page
     "extract-2d": "--image-model timm:test_vit --pretrained random --image-size 64 --points 256",
     "pretrain": f"--epochs 1 --batch-size 8 --points 128 {TINY}",
     "svm": "--limit 24 --points 128",
+    "evaluate": "--limit 24 --points 128 --bootstrap 50",
     "finetune": "--epochs 1 --batch-size 4 --points 128 --limit 24",
+    "predict": "--limit 24",
     "embed": "--limit 24 --points 128",
     "show": "--points 256",
 }
@@ -112,7 +115,8 @@ def stages_taken_out() -> Iterator[None]:
             for name in ("run", "split"):
                 if hasattr(stage, name):
                     patch.setattr(stage, name, lambda *_, **__: {"ready": True, "ok": True})
-        patch.setattr("i2pmae.stages.labelled.default_recipe", lambda *_: None)
+        patch.setattr("i2pmae.arguments._from_shapes", lambda _, recipe, __: (recipe, {}))
+        patch.setattr("i2pmae.checkpoints.names.pinned", str)  # asks the Hub
         yield
 
 
@@ -205,6 +209,20 @@ def test_what_a_page_shows_works(page):
     for example in document.examples():
         example.evaluate()
     assert "run" not in document.namespace, "<!-- run --> without a shell block below it"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_the_first_hour_s_own_fine_tuning_reaches_more_than_chance():
+    """Its commands as they are, of full size."""
+    page = (ROOT / "docs" / "first-hour.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    (block,) = [block for block in blocks if "i2pmae finetune" in block]
+    for _, *arguments in words_of(block):
+        run(arguments)
+    found = json.loads(Path("runs/classes/results.json").read_text())
+    assert found["accuracy"] > 2 * found["baselines"]["chance"]
+    assert found["accuracy"] > 2 * found["baselines"]["majority"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

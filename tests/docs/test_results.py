@@ -6,31 +6,39 @@ import re
 import shutil
 from pathlib import Path
 
+from i2pmae.checkpoints.names import shipped
 from i2pmae.config import FinetuneConfig, PretrainConfig, to_plain
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 INTERVAL = re.compile(r"[-+]\d+\.\d \[[-+]\d+\.\d, [-+]\d+\.\d\]")
+SETS_OF_ENCODERS = {
+    "modelnet10_vox24": "ModelNet10 (24^3 voxels)",
+    "furniture_meshes": "206 furniture meshes",
+    "kicad_parts": "2,483 electronics parts",
+}
 MAIN_ARMS = {"random", "3d-only", "masking-only", "targets-only", "i2p-mae"}
 
 
 def test_summary_and_tables_follow_from_the_runs(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "experiments")
     guidance = importlib.import_module("guidance")
     shutil.copytree(RESULTS / "runs", tmp_path / "runs")
     summary = guidance.summarize(tmp_path)
     assert summary == json.loads((RESULTS / "summary.json").read_text())
     assert summary.keys() >= MAIN_ARMS
-    tables = (tmp_path / "tables.md").read_text()
-    assert tables == (RESULTS / "tables.md").read_text()
-    assert tables.strip() in (ROOT / "docs" / "results.md").read_text()
+    found = sorted(tmp_path.glob("*tables.md"))
+    assert [path.name for path in found] == sorted(p.name for p in RESULTS.glob("*tables.md"))
+    for path in found:
+        assert path.read_text() == (RESULTS / path.name).read_text()
+        assert path.read_text().strip() in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_runs_differ_from_the_recipe_by_what_their_arm_says():
-    runs = [json.loads(path.read_text()) for path in RESULTS.glob("runs/*/*.json")]
+    runs = [json.loads(path.read_text()) for path in RESULTS.glob("runs/**/*.json")]
     by_arm = {}
     for run in runs:
-        is_fine_tuned = run["arm"].startswith("finetune-")
+        is_fine_tuned = "finetune-" in run["arm"]
         kind = FinetuneConfig if is_fine_tuned else PretrainConfig
         left_out = {"out": "out"} | ({"data": "data", "checkpoint": "x"} if is_fine_tuned else {})
         each = [*run["settings"].values()] if is_fine_tuned else [run["settings"]]
@@ -60,14 +68,15 @@ def test_the_readme_repeats_rows_of_the_table():
 def test_the_readme_repeats_what_fine_tuning_reaches():
     rows = map(_cells, (RESULTS / "tables.md").read_text().splitlines())
     means = {row[0].strip("`"): [cell.split()[0] for cell in row[3:5]] for row in rows if row[3:5]}
-    start, scratch = (means[f"finetune-{arm}-as-they-lie"] for arm in ("16-epochs", "scratch"))
+    start, scratch = (means[f"finetune-{arm}-no-augmentation"] for arm in ("16-epochs", "scratch"))
     text = " ".join((ROOT / "README.md").read_text().split())
     for with_it, without in zip(start, scratch, strict=True):
         assert f"{with_it}% against {without}%" in text
 
 
 def test_differences_in_the_prose_are_of_the_tables():
-    known = set(INTERVAL.findall((RESULTS / "tables.md").read_text()))
+    tables = "".join(path.read_text() for path in RESULTS.glob("*tables.md"))
+    known = set(INTERVAL.findall(tables))
     for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         prose = [row for row in page.read_text().splitlines() if not row.startswith("| `")]
         told = INTERVAL.findall(" ".join(" ".join(prose).split()))
@@ -75,5 +84,45 @@ def test_differences_in_the_prose_are_of_the_tables():
         assert set(told) <= known, page
 
 
+def test_rows_of_pictures_follow_from_their_figures(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    views = importlib.import_module("views")
+    page = (ROOT / "docs" / "results.md").read_text()
+    found = json.loads((RESULTS / "views-furniture.json").read_text())
+    assert "\n".join([*views.HEAD, *map(views.row, found)]) in page
+
+
+def test_tables_of_encoders_follow_from_their_figures(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    encoders = importlib.import_module("encoders")
+    shutil.copytree(RESULTS / "encoders", tmp_path / "encoders")
+    tables = encoders.summarize(tmp_path / "encoders")
+    assert tables == (RESULTS / "encoders" / "tables.md").read_text()
+    page = (ROOT / "docs" / "encoders.md").read_text()
+    assert all(part.strip() in page for part in tables.split("\n\n"))
+    results = (ROOT / "docs" / "results.md").read_text()
+    rows = [row for row in tables.splitlines() if row.startswith("| ") and " minus " not in row]
+    told = re.findall(r"^\| (?:furniture|parts) (\|.*)$", results, re.MULTILINE)
+    assert told == [row for row in rows if not row.startswith("| encoder")]
+    for path in (RESULTS / "encoders").glob("*.json"):
+        found = json.loads(path.read_text())["scores"]["i2pmae-small"]
+        for key, measure in encoders.MEASURES.items():
+            listed = shipped()["i2pmae-small"].scores[f"{SETS_OF_ENCODERS[path.stem]}: {measure}"]
+            assert listed == round(found[key]["mean"], 1)
+
+
 def _cells(row):
     return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_readme_repeats_figures_of_the_shipped_encoder():
+    rows = [_cells(row) for row in (ROOT / "docs" / "encoders.md").read_text().splitlines()]
+    names = {"i2pmae-small": "i2pmae-small", "3D only": "3d-only", "Untrained": "untrained"}
+    names["Pooled 2D features, no 3D network"] = "2d-features"
+    for row in map(_cells, (ROOT / "README.md").read_text().splitlines()):
+        if row[0] in names:
+            name = names.pop(row[0])
+            known = [[cell.split()[0] for cell in cells[1:]] for cells in rows if cells[0] == name]
+            told = [cell.replace("*", "").split(" / ") for cell in row[1:]]
+            assert told == known[: len(told)]
+    assert not names

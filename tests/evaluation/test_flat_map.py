@@ -27,3 +27,10 @@ def test_few_vectors_have_a_place(n_vectors):
     places = flat_map(np.random.default_rng(0).normal(size=(n_vectors, 4)).astype(np.float32))
     assert places.shape == (n_vectors, 2)
     assert np.isfinite(places).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+def test_equal_vectors_share_a_place(value, noise):
+    vectors = value * (1 + noise * np.random.default_rng(0).normal(size=(40, 100)))
+    assert not flat_map(vectors.astype(np.float32)).any()

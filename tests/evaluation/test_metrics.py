@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from i2pmae.evaluation.metrics import (
     accuracy,
     confusion,
+    mean_class_accuracy,
     mean_std,
     part_iou,
     per_class_accuracy,
@@ -99,3 +100,8 @@ def test_mean_and_sample_deviation():
     assert str(mean_std([93.66])) == "93.7"
     with pytest.raises(ValueError, match="no values"):
         mean_std([])
+
+
+def test_rare_classes_count_as_much_as_frequent_ones():
+    assert mean_class_accuracy({"chair": 100.0, "lamp": 50.0}) == 75
+    assert mean_class_accuracy({}) is None

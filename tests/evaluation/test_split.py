@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2pmae.errors import DataError
-from i2pmae.evaluation.split import labelled_part, validation_split
+from i2pmae.evaluation.split import labelled_part, spread_evenly, validation_split
 
 
 def test_every_class_gives_its_share():
@@ -70,3 +70,12 @@ def test_more_labels_are_added_to_fewer():
     small, large, other = (labelled_part(labels, *how) for how in ((0.1, 0), (0.5, 0), (0.1, 1)))
     assert set(small) < set(large)
     assert set(small) != set(other)
+
+
+def test_shapes_are_spread_evenly_over_the_classes():
+    labels = np.repeat([0, 1, 2], [100, 3, 50])
+    chosen = spread_evenly(labels, 13, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [5, 3, 5]
+    assert len(set(chosen.tolist())) == 13
+    assert sorted(labels[chosen]) == labels[chosen].tolist()
+    assert len(spread_evenly(labels, 1000, seed=0)) == 153

@@ -58,7 +58,7 @@ def test_other_numbers_of_features_and_labels_are_refused():
         linear_svm(ROW, np.array([0, 0, 1]), ROW, np.array([0, 0, 1, 1]), C=1)
 
 
-def test_regularisation_is_chosen_for_features_that_lie_close_together():
+def test_regularization_is_chosen_for_features_that_lie_close_together():
     # Too strong a value sends all shapes to the larger class.
     labels = np.repeat([0, 1], [60, 12])
     features = labels[:, None] + 0.1 * np.random.default_rng(0).standard_normal((72, 3))
@@ -66,12 +66,12 @@ def test_regularisation_is_chosen_for_features_that_lie_close_together():
 
 
 @pytest.mark.parametrize("n_of_second", [0, 1, 2])
-def test_lone_shapes_choose_no_regularisation(n_of_second):
+def test_lone_shapes_choose_no_regularization(n_of_second):
     labels = np.repeat([0, 1], [4, n_of_second])
     assert choose_c(np.eye(len(labels)), labels) is None
 
 
-def test_regularisation_of_many_shapes_is_chosen_on_some(monkeypatch):
+def test_regularization_of_many_shapes_is_chosen_on_some(monkeypatch):
     from i2pmae.evaluation import svm
 
     monkeypatch.setattr(svm, "_MOST", 40)
@@ -84,7 +84,7 @@ def test_regularisation_of_many_shapes_is_chosen_on_some(monkeypatch):
 @pytest.mark.parametrize("n_rare", [1, 2, 3, 5])
 @pytest.mark.parametrize("n_shapes", [39, 41, 43, 400])
 def test_rare_classes_neither_stop_nor_decide_the_choice(monkeypatch, n_rare, n_shapes):
-    """Features whose two large classes want a weak regularisation, and a third class."""
+    """Features whose two large classes want a weak regularization, and a third class."""
     from i2pmae.evaluation import svm
 
     monkeypatch.setattr(svm, "_MOST", 40)

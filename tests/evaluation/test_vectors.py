@@ -22,6 +22,7 @@ def made(n=5, channels=3, **changes):
         "vectors": np.random.default_rng(0).standard_normal((n, channels)).astype(np.float32),
         "class_names": ("chair", "night_stand"),
         "settings": {"points": 1024, "seed": 0, "data": "shapes"},
+        "paths": [f"shapes/chair/train/{number}.off" for number in range(n)],
     }
     return Vectors(**values | changes)
 
@@ -35,6 +36,9 @@ def arrays(**changes):
         "vectors": values.vectors,
         "class_names": np.array(values.class_names),
         "settings": np.array(json.dumps(values.settings)),
+        "paths": np.array(values.paths),
+        "mean": values.vectors.mean(axis=0),
+        "whitening": np.eye(3, 2, dtype=np.float32),
     }
     return {name: value for name, value in (found | changes).items() if value is not None}
 
@@ -44,6 +48,8 @@ def assert_equal(found, expected):
     assert found.splits == expected.splits
     assert found.class_names == expected.class_names
     assert found.settings == expected.settings
+    assert found.paths == expected.paths
+    np.testing.assert_array_equal(found.whitened(), expected.whitened())
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.vectors, expected.vectors)
     assert (found.vectors.dtype, found.labels.dtype) == (np.float32, np.int64)
@@ -69,12 +75,35 @@ def test_npz_needs_no_pickle(tmp_path):
         assert found["ids"].tolist() == made().ids
 
 
+@pytest.mark.parametrize("ending", [".npz", ".parquet"])
+def test_files_without_paths_and_statistics_are_read(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+        write_vectors(tmp_path / "v.parquet", made(paths=()))
+    else:
+        np.savez(tmp_path / "v.npz", **arrays(paths=None, mean=None, whitening=None))
+    found = read_vectors(tmp_path / f"v{ending}")
+    assert found.paths == []
+    np.testing.assert_array_equal(found.whitened(), made().whitened())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mean": np.zeros(2, np.float32)}, {"whitening": np.full((3, 2), np.nan, np.float32)}],
+)
+def test_statistics_that_do_not_fit_are_refused(tmp_path, changes):
+    np.savez(tmp_path / "v.npz", **arrays(**changes))
+    with pytest.raises(DataError, match="statistics do not fit"):
+        read_vectors(tmp_path / "v.npz")
+
+
 def test_parquet_is_a_row_per_shape(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     write_vectors(tmp_path / "v.parquet", made())
     rows = parquet.read_table(tmp_path / "v.parquet").to_pylist()
     assert [row["class"] for row in rows] == [None, "chair", "night_stand", None, "chair"]
     assert rows[2]["id"] == made().ids[2]
+    assert rows[2]["path"] == "shapes/chair/train/2.off"
     assert rows[2]["vector"] == made().vectors[2].tolist()
 
 
@@ -160,7 +189,7 @@ def test_other_files_are_one_line(tmp_path, name, content, words):
 def test_a_single_array_is_no_file_of_vectors(tmp_path):
     with (tmp_path / "v.npz").open("wb") as file:
         np.save(file, np.zeros(3))
-    assert_one_line(tmp_path / "v.npz", "single array")
+    assert_one_line(tmp_path / "v.npz", "not a zip file")
 
 
 def test_other_parquet_files_are_one_line(tmp_path):

@@ -3,15 +3,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from i2pmae.geometry import grouping as module
+from i2pmae.geometry import grouping_torch
 from i2pmae.geometry.grouping import (
     gather_rows,
     group,
     nearest_neighbors,
     point_indices,
-    squared_distances,
 )
-from i2pmae.geometry.sampling import farthest_points_torch
+from i2pmae.geometry.grouping_torch import squared_distances
+from i2pmae.geometry.sampling_torch import farthest_points_torch
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -78,7 +78,7 @@ def test_close_neighbors_far_from_the_origin_are_told_apart():
 def test_chunks_do_not_change_neighbors(chunk, monkeypatch):
     points = CLOUDS["random"]
     expected = nearest_neighbors(points, points, 5)
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(grouping_torch, "CHUNK", chunk)
     assert torch.equal(nearest_neighbors(points, points, 5), expected)
 
 

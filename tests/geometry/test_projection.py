@@ -10,10 +10,13 @@ from torch.nn import functional as F
 from i2pmae.geometry.projection import (
     back_project,
     fit_pixels,
+    is_visible,
+    mean_over_views,
     patches_read,
     pixels,
     render,
     view_axes,
+    visible_points,
 )
 
 
@@ -77,7 +80,7 @@ def test_depth_maps_equal_the_official_ones(parity):
     points, axes = torch.from_numpy(golden["points"]), view_axes(3)
     pixel_map = fit_pixels(points, axes)
     found = pixels(points, pixel_map, axes).transpose(0, 1).numpy()
-    depth_maps = render(points, pixel_map, axes, depth="sum").transpose(0, 1).numpy()
+    depth_maps = render(points, pixel_map, axes, draw="sum").transpose(0, 1).numpy()
     np.testing.assert_array_equal(pixel_map.origin.transpose(0, 1), golden["pc_min"])
     np.testing.assert_array_equal(pixel_map.size.T, golden["grid_size"])
     np.testing.assert_array_equal(pixel_map.shift[..., 0].T, golden["offset_x"])
@@ -125,7 +128,7 @@ def test_nearest_by_hand():
     # A near point hides a far one; a third lies apart. In an image of 33, gaps of 2 are closed.
     points = torch.tensor([[[0.0, 0.0, 2.0], [0.0, 0.0, 0.0], [30.0, 30.0, 0.5]]])
     axes = view_axes(1)
-    image = render(points, fit_pixels(points, axes, 33), axes, 33, depth="nearest")[0, 0]
+    image = render(points, fit_pixels(points, axes, 33), axes, 33, draw="nearest")[0, 0]
     expected = torch.zeros(33, 33)
     expected[0:3, 0:3] = 1  # the 5x5 block around pixel (0, 0), cut by the border
     expected[28:33, 28:33] = 0.25 + 0.75 * 0.5 / 2
@@ -137,7 +140,7 @@ def test_nearest_closes_gaps_but_keeps_outlines():
     # Row 40 is too far: the gap stays, and no outline moves.
     points = torch.tensor([[[0.0, 0.0, 1.0], [9.0, 0.0, 1.0], [40.0, 0.0, 1.0], [157.0, 0.0, 0.0]]])
     axes = view_axes(1)
-    image = render(points, fit_pixels(points, axes, 160), axes, 160, depth="nearest")[0, 0]
+    image = render(points, fit_pixels(points, axes, 160), axes, 160, draw="nearest")[0, 0]
     filled = (image == 1).nonzero()
     rows, columns = filled.unbind(dim=1)
     assert rows.unique().tolist() == [*range(13), *range(39, 44)]
@@ -148,8 +151,8 @@ def test_nearest_closes_gaps_but_keeps_outlines():
 def test_nearest_hardly_depends_on_the_number_of_points():
     points, axes = sphere(1, 8192), view_axes(1)
     pixel_map = fit_pixels(points, axes)
-    full = render(points, pixel_map, axes, depth="nearest")[0, 0]
-    quarter = render(points[:, :2048], pixel_map, axes, depth="nearest")[0, 0]
+    full = render(points, pixel_map, axes, draw="nearest")[0, 0]
+    quarter = render(points[:, :2048], pixel_map, axes, draw="nearest")[0, 0]
     square = (torch.arange(224) - 111.0).pow(2)
     distance = (square[:, None] + square[None]).sqrt()
     inside = distance < 100
@@ -159,19 +162,98 @@ def test_nearest_hardly_depends_on_the_number_of_points():
     assert (full - quarter)[inside].abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("pose", ["upright", "oblique"])
+@pytest.mark.parametrize("n_views", [1, 2, 3, 5, 6])
+def test_views_are_turned_and_never_mirrored(pose, n_views):
+    axes = view_axes(n_views, pose).double()
+    eye = torch.eye(3, dtype=torch.float64).expand(n_views, 3, 3)
+    torch.testing.assert_close(axes @ axes.mT, eye, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(axes), torch.ones_like(axes[:, 0, 0]))
+
+
+def test_upright_views_are_the_axis_views_turned():
+    axes, upright = view_axes(6), view_axes(6, "upright")
+    assert torch.equal(upright[:, 2], axes[:, 2])  # seen from where the axis views are
+    for row, column, depth in upright[depth_is_level(upright)].tolist():
+        assert row == [0, -1, 0]  # rows run downwards, y points up
+        assert column[1] == depth[1] == 0
+
+
+def test_upright_views_by_hand():
+    # A chair of three points: seat at the origin, back above it, front at +z, right at +x.
+    points = torch.tensor([[[0.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]])
+    axes = view_axes(3, "upright")
+    at = pixels(points, fit_pixels(points, axes), axes)[0]
+    seat, back, front, right = at.unbind(dim=1)
+    assert back[0, 0] < seat[0, 0]
+    assert right[0, 1] > seat[0, 1]
+    assert front[1, 0] > seat[1, 0]
+    assert right[1, 1] > seat[1, 1]
+    assert back[2, 0] < seat[2, 0]
+    assert front[2, 1] < seat[2, 1]
+
+
+def test_oblique_views_look_down_from_around():
+    axes = view_axes(3, "oblique")
+    depth = axes[:, 2]
+    degrees = torch.rad2deg(torch.atan2(depth[:, 2], depth[:, 0])) % 360
+    torch.testing.assert_close(degrees, torch.tensor([30.0, 150.0, 270.0]))
+    torch.testing.assert_close(torch.rad2deg(depth[:, 1].asin()), torch.full((3,), 25.0))
+    assert (axes[:, 0, 1] < -0.9).all()
+    assert axes[:, 1, 1].abs().max() < 1e-6
+    assert torch.equal(view_axes(6, "oblique")[::2], axes)
+
+
+def test_points_that_a_view_sees_by_hand():
+    buffer = torch.full((1, 1, 6, 6), -torch.inf)
+    buffer[0, 0, 1, 1], buffer[0, 0, 1, 2] = 2.0, 1.0
+    pixel = torch.tensor([[[[1, 1], [1, 1], [1, 1], [1, 2], [5, 5]]]])
+    depth = torch.tensor([[[2.5, 1.9, 1.7, 1.7, -9.0]]])
+    found = is_visible(buffer, pixel, depth, torch.tensor([[0.2]]))
+    assert found.tolist() == [[[True, True, False, True, True]]]
+
+
+def test_a_level_surface_hides_none_of_its_points():
+    points = clouds(1, 8000) * torch.tensor([1.0, 0.0, 1.0]) + torch.tensor([0.0, 0.3, 0.0])
+    axes = view_axes(3, "oblique")
+    assert visible_points(points, fit_pixels(points, axes), axes).all()
+
+
+def test_points_behind_a_cloud_are_not_seen():
+    front = clouds(1, 2000) * torch.tensor([1.0, 1.0, 0.0])
+    points = torch.cat([front, front[:, :500] * 0.8 - torch.tensor([0.0, 0.0, 1.0])], dim=1)
+    axes = view_axes(6)
+    seen = visible_points(points, fit_pixels(points, axes), axes)[0].float()
+    assert seen[0, :2000].mean() == 1  # from the front
+    assert seen[0, 2000:].mean() < 0.05
+    assert seen[3, 2000:].mean() == 1  # from behind
+    assert 0.1 < seen[3, :2000].mean() < 0.6  # all around the smaller one
+
+
+def test_mean_over_views_counts_those_that_see_a_point():
+    values = torch.arange(6.0).view(1, 2, 3, 1)
+    seen = torch.tensor([[[True, True, False], [False, True, False]]])
+    assert mean_over_views(values, seen).flatten().tolist() == [0.0, 2.5, 3.5]
+    assert torch.equal(mean_over_views(values, None), values.mean(dim=1))
+
+
+def depth_is_level(axes):
+    return axes[:, 2, 1] == 0
+
+
 def test_nearest_of_a_flat_cloud_is_all_bright():
     points = clouds() * torch.tensor([1.0, 1.0, 0.0])
     axes = view_axes(1)
-    image = render(points, fit_pixels(points, axes), axes, depth="nearest")
+    image = render(points, fit_pixels(points, axes), axes, draw="nearest")
     assert set(image.unique().tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("depth", ["sum", "nearest"])
-def test_points_are_drawn_on_the_map_of_the_whole_cloud(depth):
+@pytest.mark.parametrize("draw", ["sum", "nearest"])
+def test_points_are_drawn_on_the_map_of_the_whole_cloud(draw):
     points, axes = clouds(1, 500), view_axes(3)
     pixel_map = fit_pixels(points, axes)
-    drawn = render(points[:, :50], pixel_map, axes, depth=depth)
-    background = 0.5 if depth == "sum" else 0.0
+    drawn = render(points[:, :50], pixel_map, axes, draw=draw)
+    background = 0.5 if draw == "sum" else 0.0
     at = pixels(points[:, :50], pixel_map, axes)
     for v in range(3):
         row, column = at[0, v].unbind(dim=-1)
@@ -180,26 +262,26 @@ def test_points_are_drawn_on_the_map_of_the_whole_cloud(depth):
     assert pixels(points, pixel_map, axes).amax() <= 223
 
 
-@pytest.mark.parametrize("depth", ["sum", "nearest"])
-def test_a_batch_is_rendered_like_its_clouds(depth):
+@pytest.mark.parametrize("draw", ["sum", "nearest"])
+def test_a_batch_is_rendered_like_its_clouds(draw):
     points, axes = clouds(3) * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1), view_axes(6)
-    together = render(points, fit_pixels(points, axes), axes, depth=depth)
+    together = render(points, fit_pixels(points, axes), axes, draw=draw)
     for b in range(3):
-        alone = render(points[b : b + 1], fit_pixels(points[b : b + 1], axes), axes, depth=depth)
+        alone = render(points[b : b + 1], fit_pixels(points[b : b + 1], axes), axes, draw=draw)
         assert torch.equal(alone[0], together[b])
 
 
-@pytest.mark.parametrize("depth", ["sum", "nearest"])
-def test_a_view_without_extent_is_drawn_in_the_middle(depth):
+@pytest.mark.parametrize("draw", ["sum", "nearest"])
+def test_a_view_without_extent_is_drawn_in_the_middle(draw):
     points = torch.zeros(1, 4, 3)
     points[0, :, 2] = torch.arange(4.0)  # a stick along z: no extent seen along z
     axes = view_axes(3)
     pixel_map = fit_pixels(points, axes)
     assert pixel_map.size[0, 0] == 1
     assert pixels(points, pixel_map, axes)[0, 0].tolist() == [[111, 111]] * 4
-    depth_maps = render(points, pixel_map, axes, depth=depth)
+    depth_maps = render(points, pixel_map, axes, draw=draw)
     assert depth_maps.isfinite().all()
-    background = 0.5 if depth == "sum" else 0.0
+    background = 0.5 if draw == "sum" else 0.0
     assert (depth_maps[0, 0] != background).nonzero().amin() >= 100
 
 
@@ -243,7 +325,7 @@ def test_three_views_select_coordinates_exactly():
 
 def test_opposite_views_see_opposite_sides():
     points, axes = clouds(1, 4000), view_axes(6)
-    depth_maps = render(points, fit_pixels(points, axes), axes, depth="nearest")[0]
+    depth_maps = render(points, fit_pixels(points, axes), axes, draw="nearest")[0]
     silhouettes = depth_maps > 0
     for v in range(3):
         mirrored = silhouettes[v + 3].flip(1)

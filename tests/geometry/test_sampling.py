@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from i2pmae.geometry.sampling import farthest_points, farthest_points_torch
+from i2pmae.geometry.sampling import farthest_points, spread_points
+from i2pmae.geometry.sampling_torch import farthest_points_torch
 
 VERSIONS = {"native": farthest_points, "tensors": farthest_points_torch}
 
@@ -109,3 +110,16 @@ def test_layout_precision_and_gradients_of_the_input_do_not_matter():
 def test_impossible_numbers_of_centers_are_refused(n_centers):
     with pytest.raises(ValueError, match=rf"{n_centers} centers asked for, .* 20 points"):
         farthest_points(torch.zeros(1, 20, 3), n_centers)
+
+
+@pytest.mark.parametrize("n_points", [100, 3000])
+def test_spread_points_are_each_the_farthest_from_those_before(n_points):
+    points = torch.randn(2, n_points, 3, generator=torch.Generator().manual_seed(1))
+    chosen = spread_points(points, 40)
+    assert chosen.shape == (2, 40)
+    assert torch.equal(chosen, spread_points(points, 40))
+    for cloud, picks in zip(points, chosen, strict=True):
+        distances = torch.cdist(cloud, cloud[picks])
+        for n in range(1, 40):
+            nearest = distances[:, :n].amin(dim=1)
+            assert nearest[picks[n]] > nearest.max() - 1e-5

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from i2pmae.geometry import sampling
-from i2pmae.geometry.sampling import farthest_points, farthest_points_torch
+from i2pmae.geometry.sampling import farthest_points
+from i2pmae.geometry.sampling_torch import farthest_points_torch
 
 pytest.importorskip("triton")
 
@@ -132,11 +133,12 @@ def test_without_a_launcher_the_operator_warns_once_and_falls_back(monkeypatch, 
     from triton.runtime import driver
 
     from i2pmae.geometry import sampling_triton
+    from i2pmae.geometry.triton_launcher import can_launch
 
     def broken() -> None:
         raise RuntimeError("Failed to find C compiler")
 
-    sampling_triton._can_launch.cache_clear()
+    can_launch.cache_clear()
     monkeypatch.setattr(type(driver), "active", property(lambda _: broken()))
     points = CASES["not a power of two"][0]
     try:
@@ -144,7 +146,7 @@ def test_without_a_launcher_the_operator_warns_once_and_falls_back(monkeypatch, 
             found = sampling_triton.farthest_points_triton(points, 9)
             assert torch.equal(found, farthest_points_torch(points, 9))
     finally:
-        sampling_triton._can_launch.cache_clear()
+        can_launch.cache_clear()
     assert capsys.readouterr().err.count("Failed to find C compiler") == 1
 
 

@@ -73,17 +73,17 @@ def clip_file(tmp_path, small_clip):  # noqa: ARG001 - the names must exist
 
 def test_random_weights_are_the_same_every_time():
     first, second = (load_image_model(VIT, "random") for _ in range(2))
-    assert first.weights_hash == second.weights_hash
+    assert first.info.weights_hash == second.info.weights_hash
     assert torch.equal(first(depth_maps(1, 160))[0], second(depth_maps(1, 160))[0])
-    assert (first.name, first.pretrained) == (VIT, "random")
-    assert (first.image_size, first.grid, first.channels) == (160, (10, 10), 64)
-    assert first.saliency_kind == "class-attention"
+    assert (first.info.name, first.info.pretrained) == (VIT, "random")
+    assert (first.info.image_size, first.info.grid, first.info.channels) == (160, (10, 10), 64)
+    assert first.info.saliency_kind == "class-attention"
 
 
 def test_image_size_can_be_chosen():
     model = load_image_model(VIT, "random", 96)
-    assert (model.image_size, model.grid) == (96, (6, 6))
-    assert load_image_model("timm:test_resnet", "random", 70).image_size == 70
+    assert (model.info.image_size, model.info.grid) == (96, (6, 6))
+    assert load_image_model("timm:test_resnet", "random", 70).info.image_size == 70
 
 
 @pytest.mark.parametrize("kind", ["pt", "pth", "safetensors"])
@@ -101,14 +101,14 @@ def test_a_weights_file_gives_the_same_network(tmp_path, kind):
     model = load_image_model(VIT, str(path))
     for name, value in state_of(model).items():
         assert torch.equal(value, halves[name].float()), name
-    assert model.weights_hash == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert model.pretrained == str(path)
+    assert model.info.weights_hash == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert model.info.pretrained == str(path)
 
 
 def test_a_file_for_another_size_names_the_size(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(state_of(load_image_model(VIT, "random", 96)), path)
-    assert load_image_model(VIT, str(path), 96).grid == (6, 6)
+    assert load_image_model(VIT, str(path), 96).info.grid == (6, 6)
     for size in (None, 128):
         assert "pass --image-size 96" in message(VIT, str(path), size)
 
@@ -133,7 +133,7 @@ def test_blocks_are_counted_from_one():
         for block in (1, n_blocks)
     ]
     assert torch.equal(features[1], last(depth_maps(1, 64))[0])
-    assert last.block is load_image_model(VIT, "random", 64, block=n_blocks).block is None
+    assert last.info.block is load_image_model(VIT, "random", 64, block=n_blocks).info.block is None
     assert not torch.equal(features[0], features[1])
     for block in (0, n_blocks + 1):
         assert f"has blocks 1 to {n_blocks}" in message(VIT, "random", 64, block=block)
@@ -143,10 +143,10 @@ def test_blocks_are_counted_from_one():
 
 def test_normalization_is_the_networks_own_or_imagenets():
     own = load_image_model(PACKAGED, "random", 64)
-    assert (own.mean, own.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert (own.info.mean, own.info.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     imagenet = load_image_model(PACKAGED, "random", 64, "imagenet")
-    assert imagenet.mean == (0.485, 0.456, 0.406)
-    assert imagenet.std == (0.229, 0.224, 0.225)
+    assert imagenet.info.mean == (0.485, 0.456, 0.406)
+    assert imagenet.info.std == (0.229, 0.224, 0.225)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_the_usual_weights_are_taken_where_none_are_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(from_open_clip, "download_pretrained", refuse)
     assert "weights 'openai' of Small-quickgelu" in message("Small-quickgelu", None)
-    assert load_image_model(PACKAGED, None, 64).pretrained == "packaged"
+    assert load_image_model(PACKAGED, None, 64).info.pretrained == "packaged"
     assert "it has no published weights" in message("timm:test_vit4.nonsense", None)
 
 
@@ -203,7 +203,7 @@ def test_openais_own_file_is_known_by_its_hash(clip_file, monkeypatch):
     tag = open_clip.pretrained._PRETRAINED["Small"]["openai"]
     monkeypatch.setitem(tag, "url", f"https://host/clip/models/{digest}/clip.pt")
     assert "pass --image-model Small-quickgelu" in message("Small", str(clip_file))
-    assert load_image_model("Small-quickgelu", str(clip_file)).weights_hash == digest
+    assert load_image_model("Small-quickgelu", str(clip_file)).info.weights_hash == digest
 
 
 def test_clip_files_give_the_image_tower(clip_file):
@@ -217,7 +217,11 @@ def test_clip_files_give_the_image_tower(clip_file):
         _, tokens = clip.visual(images)
         expected = tokens @ clip.visual.proj
     features, saliency = model(depth_maps(2, 32))
-    assert (model.grid, model.channels, model.saliency_kind) == ((4, 4), 16, "class-attention")
+    assert (model.info.grid, model.info.channels, model.info.saliency_kind) == (
+        (4, 4),
+        16,
+        "class-attention",
+    )
     torch.testing.assert_close(features.flatten(1, 2), expected, rtol=1e-4, atol=1e-5)
     assert ((saliency.sum(dim=(1, 2)) > 0) & (saliency.sum(dim=(1, 2)) < 1)).all()
 
@@ -229,9 +233,9 @@ def test_tags_are_downloaded_checked_and_resized(clip_file, monkeypatch):
     whole = load_image_model("Small-quickgelu", "openai")
     from_file = load_image_model("Small-quickgelu", str(clip_file))
     assert torch.equal(whole(depth_maps(1, 32))[0], from_file(depth_maps(1, 32))[0])
-    assert whole.weights_hash != from_file.weights_hash  # of the tensors, of the file
-    assert (whole.mean, whole.pretrained) == ((0.1, 0.2, 0.3), "openai")
-    assert load_image_model("Small-quickgelu", "openai", 64).grid == (8, 8)
+    assert whole.info.weights_hash != from_file.info.weights_hash  # of the tensors, of the file
+    assert (whole.info.mean, whole.info.pretrained) == ((0.1, 0.2, 0.3), "openai")
+    assert load_image_model("Small-quickgelu", "openai", 64).info.grid == (8, 8)
     assert "pass --image-size 32" in message("Small-quickgelu", str(clip_file), 64)
 
 
@@ -268,9 +272,13 @@ def test_clip_resnets_attend_from_their_pool(monkeypatch):
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {}}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "SmallRN", config)
     model = load_image_model("SmallRN", "random")
-    assert (model.grid, model.channels, model.saliency_kind) == ((2, 2), 16, "pool-attention")
-    assert model.mean == open_clip.OPENAI_DATASET_MEAN
-    assert load_image_model("SmallRN", "random", 96).grid == (3, 3)
+    assert (model.info.grid, model.info.channels, model.info.saliency_kind) == (
+        (2, 2),
+        16,
+        "pool-attention",
+    )
+    assert model.info.mean == open_clip.OPENAI_DATASET_MEAN
+    assert load_image_model("SmallRN", "random", 96).info.grid == (3, 3)
 
 
 def test_open_clip_names_of_timm_networks_give_their_trunk(monkeypatch):
@@ -278,8 +286,12 @@ def test_open_clip_names_of_timm_networks_give_their_trunk(monkeypatch):
     config = {"embed_dim": 16, "vision_cfg": {**vision, "image_size": 160}, "text_cfg": {}}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "SmallTimm", config)
     model = load_image_model("SmallTimm", "random")
-    assert (model.grid, model.channels, model.saliency_kind) == ((10, 10), 64, "class-attention")
-    assert load_image_model("SmallTimm", "random", 96).grid == (6, 6)
+    assert (model.info.grid, model.info.channels, model.info.saliency_kind) == (
+        (10, 10),
+        64,
+        "class-attention",
+    )
+    assert load_image_model("SmallTimm", "random", 96).info.grid == (6, 6)
 
 
 def test_packaged_network_knows_what_it_sees():
@@ -302,8 +314,8 @@ def test_packaged_network_knows_what_it_sees():
 
 def test_real_vit_loads_strictly_and_attends_to_the_object(vit_small_weights, parity):
     model = load_image_model("timm:vit_small_patch14_dinov2", str(vit_small_weights), 224)
-    assert (model.grid, model.channels) == ((16, 16), 384)
-    assert model.weights_hash == hashlib.sha256(vit_small_weights.read_bytes()).hexdigest()
+    assert (model.info.grid, model.info.channels) == ((16, 16), 384)
+    assert model.info.weights_hash == hashlib.sha256(vit_small_weights.read_bytes()).hexdigest()
     points = torch.from_numpy(np.load(parity / "projection.npz")["points"])
     axes = view_axes(1)
     rendered = render(points, fit_pixels(points, axes), axes)[:, 0]

@@ -10,6 +10,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
+from i2pmae.extraction.local import _copies
 from i2pmae.image_model import ImageModel
 from i2pmae.image_model.network import ClipResNet, ClipTransformer, Loaded, TimmNetwork
 
@@ -172,9 +173,9 @@ def test_saliency_of_other_networks_is_the_share_of_activation(name, size, grid)
     settings = {**TINY_VIT, "img_size": size} if name.startswith("vit") else {"num_classes": 0}
     model = image_model(network(name, **settings), size)
     features, saliency = model(torch.rand(2, size, size))
-    assert model.saliency_kind == "activation"
-    assert model.grid == (grid, grid)
-    assert features.shape == (2, grid, grid, model.channels)
+    assert model.info.saliency_kind == "activation"
+    assert model.info.grid == (grid, grid)
+    assert features.shape == (2, grid, grid, model.info.channels)
     energy = features.pow(2).mean(dim=-1)
     torch.testing.assert_close(saliency, energy / energy.sum(dim=(1, 2), keepdim=True))
     torch.testing.assert_close(saliency.sum(dim=(1, 2)), torch.ones(2))
@@ -308,3 +309,73 @@ def test_position_tables_are_resized_as_open_clip_does():
     torch.testing.assert_close(
         resize_positions(table, 1, 8), weights["visual.positional_embedding"]
     )
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """What torch compiles with, here nothing; and the sizes of the calls that it is given."""
+    sizes, compile_ = [], torch.compile
+
+    def seen(graph, inputs):
+        sizes.append(next(x.shape[0] for x in inputs if x.ndim == 4 and x.shape[1] == 3))
+        return graph.forward
+
+    def eagerly(function, **options):
+        del options["options"]  # of another backend
+        return compile_(function, backend=seen, **options)
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", eagerly)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", pytest.param("tf_efficientnet_lite0", marks=pytest.mark.slow)],
+)
+def test_a_compiled_network_is_compiled_once_for_all_calls_and_copies(backend, name):
+    settings = TINY_VIT if name.startswith("vit") else {"num_classes": 0}
+    model = image_model(network(name, **settings), 64)
+    depth_maps = torch.rand(7, 64, 64)
+    expected = [model(depth_maps[:n]) for n in (2, 3, 7)]
+    model.compile(3)
+    n_compiled = len(backend)
+    assert model.info.compiled
+    with torch.inference_mode():
+        for n, pair in zip((2, 3, 7), expected, strict=True):
+            for like in _copies(model, 2):
+                for found, values in zip(like(depth_maps[:n]), pair, strict=True):
+                    torch.testing.assert_close(found, values, rtol=1e-4, atol=1e-5)
+    assert backend == [3] == backend[:n_compiled]
+
+
+def test_a_network_that_cannot_be_compiled_stays_as_it_is(monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("no C++ compiler\nand so on")
+
+    model = image_model(network("vit_tiny_patch16_224", **TINY_VIT), 64)
+    depth_maps = torch.rand(2, 64, 64)
+    expected = model(depth_maps)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    model.compile(2)
+    said = capsys.readouterr().err
+    assert said.count("image_model.compile does not work here") == 1
+    assert "no C++ compiler" in said
+    assert "and so on" not in said
+    assert not model.info.compiled
+    for found, values in zip(model(depth_maps), expected, strict=True):
+        assert torch.equal(found, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_features_are_those_of_the_network(dtype):
+    model = image_model(network("vit_tiny_patch16_224", **TINY_VIT), 64, dtype)
+    depth_maps = torch.rand(5, 64, 64)
+    expected, expected_saliency = model(depth_maps)
+    model.compile(3)
+    assert model.info.compiled
+    found, saliency = model(depth_maps)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(saliency, expected_saliency, rtol=tolerance, atol=1e-4)

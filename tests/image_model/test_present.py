@@ -4,7 +4,7 @@ import torch
 from i2pmae.errors import WeightsError
 from i2pmae.image_model import present
 from i2pmae.image_model.names import PACKAGED
-from i2pmae.image_model.present import weights_present
+from i2pmae.image_model.present import weights_at_hand, weights_present
 
 
 def test_random_and_packaged_weights_are_always_here():
@@ -47,3 +47,23 @@ def test_openai_files_of_older_downloads_count(monkeypatch, tmp_path):
     (tmp_path / ".cache" / "clip").mkdir(parents=True)
     (tmp_path / ".cache" / "clip" / "ViT-B-16.pt").touch()
     assert present._downloaded(url)
+
+
+def test_what_is_at_hand_is_named_by_options_that_choose_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("timm--vit_small_patch14_dinov2.lvd142m", "timm--no_such_network", "me--mine"):
+        (tmp_path / f"models--{name}").mkdir()
+    here = {
+        (PACKAGED, None),
+        ("timm:vit_small_patch14_dinov2", "lvd142m"),
+        ("ViT-B-16", "openai"),  # made for the network with QuickGELU
+        ("ViT-B-16-quickgelu", "openai"),
+    }
+    monkeypatch.setattr(
+        present, "weights_present", lambda name, tag=None: (name, tag) in here or tag == ""
+    )
+    assert list(weights_at_hand()) == [
+        f"--image-model {PACKAGED}",
+        "--image-model timm:vit_small_patch14_dinov2 --pretrained lvd142m",
+        "--image-model ViT-B-16-quickgelu --pretrained openai",
+    ]

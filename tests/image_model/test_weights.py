@@ -12,7 +12,6 @@ from i2pmae.errors import WeightsError
 from i2pmae.image_model.weights import (
     TokenLayout,
     check_positions,
-    failing_at_once,
     file_hash,
     is_file_name,
     load_strictly,
@@ -181,17 +180,3 @@ def test_positions_of_another_size_name_the_size_to_ask_for():
     check_positions({"positions": torch.zeros(1, 1 + 16, 4)}, module, layout, "w.pt")
     with pytest.raises(WeightsError, match=r"3x3 patches.*for 56 px: pass --image-size 42"):
         check_positions({"positions": torch.zeros(1, 1 + 9, 8)}, module, layout, "w.pt")
-
-
-def test_an_unreachable_hub_means_offline_only_meanwhile(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    def refuse():
-        raise ConnectionError
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "get_session", refuse)
-    with failing_at_once():
-        assert constants.HF_HUB_OFFLINE
-    assert not constants.HF_HUB_OFFLINE

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from i2pmae.checkpoints.official import from_official, official_name, to_official
 from i2pmae.config import EncoderConfig, MaskingConfig, TargetConfig
 from i2pmae.geometry import projection
 from i2pmae.geometry.grouping import Grouping
-from i2pmae.model.official import from_official, official_name, to_official
 from i2pmae.model.packing import Packing, member_rows, pack
 from i2pmae.model.pretraining import PretrainingModel, PretrainingOutput
 

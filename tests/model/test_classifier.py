@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from i2pmae.checkpoints.official import from_official
 from i2pmae.config import EncoderConfig, HeadConfig
 from i2pmae.geometry.grouping import group
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.masking import carry_to_finer
-from i2pmae.model.official import from_official
 
 RELEASED = {
     "modelnet40": (EncoderConfig(group_sizes=(48, 24, 24), radii=(0.24, 0.48, 0.96)), "sum", 40),

@@ -38,6 +38,27 @@ def test_agrees_with_the_slow_version_and_so_do_gradients(seeded):
         torch.testing.assert_close(ours, theirs)
 
 
+def test_views_that_see_nothing_do_not_count(seeded):
+    head = seeded(FeatureLoss(5, 3, 4).double())  # two views of two features
+    tokens, targets = noise(4, 5).requires_grad_(), noise(7, 4, seed=1)
+    seen = noise(7, 2, seed=2) > 0
+    inputs = [tokens, head.weight, head.bias]
+    found = head.loss(tokens, targets, NEIGHBORS, COUNTED, seen)
+    errors = []
+    for token, members in zip(tokens[COUNTED], NEIGHBORS[COUNTED], strict=True):
+        predicted = (head.weight @ token + head.bias).view(3, 2, 2)
+        for k, member in enumerate(members):
+            error = (predicted[k] - targets[member].view(2, 2)) ** 2
+            errors += list(error[seen[member]].flatten())
+    assert head.n_compared(NEIGHBORS, COUNTED, seen) == len(errors) / 2
+    expected = torch.stack(errors).mean()
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_float32_is_close_to_float64(seeded):
     head = seeded(FeatureLoss(5, 3, 4).double())
     tokens, targets = noise(4, 5), noise(7, 4, seed=1)

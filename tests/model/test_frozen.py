@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from i2pmae.checkpoints.official import from_official
 from i2pmae.config import EncoderConfig, HeadConfig, MaskingConfig, TargetConfig
 from i2pmae.geometry.grouping import group
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.frozen import FrozenEncoder, frozen_feature
 from i2pmae.model.masking import carry_through
-from i2pmae.model.official import from_official
 from i2pmae.model.packing import pack
 from i2pmae.model.pretraining import PretrainingModel
 
@@ -40,7 +40,10 @@ def test_maximum_and_mean_of_tokens(pretrained, tiny, clouds, seeded):
     frozen = seeded(FrozenEncoder(tiny, pretrained, pooling="levels")).eval()
     found = frozen(clouds)
     frozen.pooling = "max-mean"
-    torch.testing.assert_close(frozen(clouds), found[:, -2 * tiny.widths[-1] :])
+    joined = frozen(clouds)
+    torch.testing.assert_close(joined, found[:, -2 * tiny.widths[-1] :])
+    frozen.pooling = "sum"
+    torch.testing.assert_close(frozen(clouds), joined.unflatten(1, (2, -1)).sum(dim=1))
     assert found.shape == (3, 2 * sum(tiny.widths))
     for row, cloud in enumerate(clouds):
         grouping = group(cloud[None], tiny.n_centers, tiny.group_sizes)
@@ -81,3 +84,30 @@ def test_finer_tokens_without_a_coarser_group_stay_hidden(tiny, clouds, seeded):
     pretrained(clouds)
     hook.remove()
     assert [p.visible.all().item() for p in seen[0]] == [False, False, True]
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_dense_features_are_the_tokens_of_all_levels_at_the_points(
+    pretrained, tiny, clouds, seeded
+):
+    frozen = seeded(FrozenEncoder(tiny, pretrained, dense=True)).eval()
+    found = frozen(clouds)
+    assert found.shape == (*clouds.shape[:2], sum(tiny.widths))
+    tokens = frozen._tokens(clouds)
+    for cloud in range(len(clouds)):
+        start = 0
+        for level, filled, centers in zip(*tokens, strict=True):
+            own, at = level[cloud][filled[cloud]], centers[cloud][filled[cloud]]
+            distances, nearest = torch.cdist(clouds[cloud].double(), at.double()).topk(
+                min(3, len(at)), largest=False
+            )
+            weights = 1 / (distances.square() + 1e-8)
+            weights = (weights / weights.sum(dim=1, keepdim=True)).float()
+            expected = (own[nearest] * weights[..., None]).sum(dim=1)
+            width = level.shape[2]
+            torch.testing.assert_close(
+                found[cloud, :, start : start + width], expected, rtol=1e-3, atol=1e-3
+            )
+            start += width
+    frozen.dense = False
+    assert frozen(clouds).shape == (len(clouds), tiny.widths[-1])

@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 from i2pmae.config import EncoderConfig, MaskingConfig, OptimConfig, PretrainConfig, TargetConfig
 from i2pmae.model.packing import pack
 from i2pmae.model.pretraining import PretrainingModel
-from i2pmae.stages.pretrain import pretraining_step
 from i2pmae.training.optim import make_optimizer
+from i2pmae.training.pretraining import pretraining_step
 
 # Their result's size or value has to come back from the GPU before the next line can run.
 WAITING = {
@@ -160,6 +160,7 @@ def test_on_cuda_forward_and_optimizer_never_wait(embed):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("embed", ["all", "visible"])
 def test_on_a_real_gpu_the_step_never_waits(embed):
     model = small_model(embed).cuda()
@@ -179,7 +180,8 @@ def test_on_a_real_gpu_the_step_never_waits(embed):
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize("embed", ["all", pytest.param("visible", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("embed", ["all", "visible"])
 def test_step_compiles_into_one_graph(embed):
     graphs = []
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from i2pmae.checkpoints.official import from_official, to_official
 from i2pmae.config import MaskingConfig, TargetConfig
 from i2pmae.geometry import projection
 from i2pmae.geometry.grouping import gather_rows, point_indices
 from i2pmae.model import packing as packing_module
 from i2pmae.model.masking import carry_through
-from i2pmae.model.official import from_official, to_official
 from i2pmae.model.packing import member_rows, pack
 from i2pmae.model.pretraining import PretrainingModel
 
@@ -125,6 +125,31 @@ def test_semantic_targets_agree_with_enlarged_maps(make, batch):
     found = found.flatten(2).flatten(0, 1)[rows[packings[1].counted]].flatten(1)
     expected = slow_targets(model, batch, output)
     torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", ["visible", "masked"])
+def test_views_that_do_not_see_a_point_have_no_part_in_its_target(asked, make, batch):
+    model = make(tokens_2d=asked, remove_shape_mean=True)
+    all_seen = torch.ones(batch.pixels.shape[:3], dtype=torch.bool)
+    expected = batch.step(model)
+    assert batch.step(model, seen=all_seen).loss_2d.item() == expected.loss_2d.item()
+    first_only = all_seen.clone()
+    first_only[:, 1] = False
+    found = batch.step(model, seen=first_only)
+    assert found.n_compared < expected.n_compared * VIEWS
+    batch.features[:, 1] += 9
+    assert batch.step(model, seen=first_only).loss_2d.item() == found.loss_2d.item()
+    assert batch.step(model).loss_2d.item() != expected.loss_2d.item()
+
+
+def test_saliency_is_the_mean_over_views_that_see_a_center(make, batch):
+    model = make()
+    grouping = batch.step(model).grouping
+    seen = torch.ones(batch.pixels.shape[:3], dtype=torch.bool)
+    seen[:, 1] = False
+    found = model.saliency(grouping, batch.saliency, batch.pixels, seen)
+    alone = model.saliency(grouping, batch.saliency[:, :1], batch.pixels[:, :1])
+    torch.testing.assert_close(found, alone)
 
 
 def predicted_and_true(model, batch, output, which) -> tuple[Tensor, Tensor]:

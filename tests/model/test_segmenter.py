@@ -3,12 +3,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from i2pmae.checkpoints.official import from_official
 from i2pmae.config import EncoderConfig, SegmentHeadConfig
+from i2pmae.errors import ConfigError
 from i2pmae.geometry.grouping import group
 from i2pmae.model.decoder import interpolate
-from i2pmae.model.official import from_official
+from i2pmae.model.row_norm import RowNorm
 from i2pmae.model.segmenter import Segmenter
-from i2pmae.model.tokenizer import RowNorm
 
 CATEGORY = torch.tensor([2, 0, 2])
 
@@ -118,3 +119,41 @@ def test_every_weight_gets_a_gradient(make, clouds):
     torch.manual_seed(0)
     model(clouds, CATEGORY)[..., 0].sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.fixture
+def named(make) -> Segmenter:
+    """Of three categories, with one, two and two parts."""
+    model = make().float().eval()
+    model.class_names, model.part_names = ("ball", "mug", "lamp"), ("all", "cup", "ear", "in", "up")
+    model.class_parts = ((0,), (1, 2), (3, 4))
+    return model
+
+
+def test_parts_are_named_for_every_point(named, clouds):
+    points = 7 * clouds.float().numpy() + 100  # any unit, anywhere
+    found = named.predict(points, "mug")
+    assert [len(of.parts) for of in found] == [60] * 3
+    assert {*found[0].named} <= {"cup", "ear"}
+    centered = clouds.float() - clouds.float().mean(dim=1, keepdim=True)
+    centered /= centered.norm(dim=2).amax(dim=1)[:, None, None]
+    scores = named(centered, torch.tensor([1, 1, 1]))[..., 1:3].softmax(dim=2)
+    assert torch.equal(found[0].parts, 1 + scores[0].argmax(dim=1))
+    torch.testing.assert_close(found[0].probability, scores[0].amax(dim=1))
+    (alone,) = named.predict(points[0], 1)
+    assert torch.equal(alone.parts, found[0].parts)
+
+
+def test_more_points_than_it_was_trained_on_take_the_part_of_the_nearest(named, clouds):
+    named.n_points = 40
+    cloud = torch.cat([clouds[0].float(), clouds[0].float() + 1e-5])
+    (found,) = named.predict(cloud, "lamp")
+    assert len(found.parts) == 120
+    assert torch.equal(found.parts[:60], found.parts[60:])
+    assert {*found.named} <= {"in", "up"}
+
+
+def test_a_category_must_be_known(named, clouds):
+    for category, said in ((None, "no category is named"), ("cat", "no category 'cat'")):
+        with pytest.raises(ConfigError, match=rf"{said}; the segmenter knows ball, mug, lamp"):
+            named.predict(clouds, category)

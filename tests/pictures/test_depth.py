@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
-from i2pmae.pictures.depth import draw_depth_maps
+from i2pmae.geometry.projection import fit_pixels, render, view_axes
+from i2pmae.pictures.depth import draw_depth_maps, upright
 
 
 def test_depth_and_saliency_are_shown(tmp_path, pixels):
@@ -55,3 +57,24 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, views, n_names):
             tmp_path / "a.png", np.zeros((1, 1, 8, 8)), np.zeros((1, views, 2, 2)), ["a"] * n_names
         )
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("up", ["y", "z"])
+@pytest.mark.parametrize("n_views", [3, 6, 8])
+def test_the_top_of_a_shape_is_at_the_top_of_its_pictures(n_views, up):
+    """A cone's tip has fewer pixels than its foot, and nothing is mirrored."""
+    generator = np.random.default_rng(0)
+    height = generator.random(4000)
+    angle = generator.random(4000) * 2 * np.pi
+    across = [(1 - height) * np.cos(angle), (1 - height) * np.sin(angle)]
+    place = "xyz".index(up)
+    cloud = np.insert(np.stack(across), place, height, axis=0).T
+    points, axes = torch.from_numpy(cloud).float()[None], view_axes(n_views)
+    maps = render(points, fit_pixels(points, axes, 64), axes, 64, draw="nearest")[0].numpy()
+    found = upright(maps[None], axes.numpy(), up)[0]
+    for view, axis in enumerate(axes.numpy()):
+        turns = [np.array_equal(found[view], np.rot90(maps[view], k)) for k in range(4)]
+        assert any(turns)
+        if abs(axis[:2, place]).max() > 0.9:  # from the side, upright but for such turns
+            rows = (found[view] > 0).sum(axis=1)
+            assert rows[:32].sum() < rows[32:].sum()

@@ -48,7 +48,7 @@ def test_a_perfect_prediction_has_no_mistakes(columns):
 def test_more_parts_than_colors_can_be_drawn(tmp_path, cloud):
     parts = np.arange(400) % (len(PALETTE) + 3)
     path = draw_parts(tmp_path / "a.svg", [cloud, cloud], [parts] * 2, [parts] * 2, ["a", "b"])
-    assert ">labelled<" in path.read_text()
+    assert ">labeled<" in path.read_text()
 
 
 def test_sequences_of_different_length_are_refused(tmp_path, cloud):

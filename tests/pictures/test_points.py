@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from i2pmae.pictures import points as module
-from i2pmae.pictures.points import draw_points, row_height
+from i2pmae.pictures.points import draw_points, shape_rows
 from i2pmae.pictures.style import panels, save
 
 
@@ -92,6 +92,14 @@ def test_a_single_point_is_its_own_frame():
     assert axes.get_xlim()[0] < offsets[0, 0] < axes.get_xlim()[1]
 
 
-def test_a_flat_cloud_gets_a_low_row(cloud):
-    assert row_height(cloud * [1, 0.1, 1], 2.0) < row_height(cloud, 2.0) == 2.0
-    assert row_height(cloud * [1, 0, 0.1], 2.0) == pytest.approx(0.8)
+def test_rows_are_as_high_as_their_shapes_and_named(cloud):
+    clouds = [cloud, cloud * [1, 0.1, 1], cloud * [1, 0, 0.1]]
+    figure, axes = shape_rows(clouds, ["ball", "disc", "rod"], ["seen", "hidden"], width=2.0)
+    ball, disc, rod = (panel.get_position().height * figure.get_figheight() for panel in axes[:, 1])
+    assert ball == pytest.approx(2)
+    assert disc < 2
+    assert rod == pytest.approx(0.8)
+    assert [panel.get_ylabel() for panel in axes[:, 0]] == ["ball", "disc", "rod"]
+    assert [panel.get_title() for panel in axes[0]] == ["seen", "hidden"]
+    with pytest.raises(ValueError, match="shorter"):
+        shape_rows(clouds, ["ball"], ["seen"], width=2.0)

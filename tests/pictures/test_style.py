@@ -6,7 +6,15 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from i2pmae.errors import DataError
-from i2pmae.pictures.style import PALETTE, SALIENCY, panels, save
+from i2pmae.pictures.style import (
+    PALETTE,
+    SALIENCY,
+    name_below,
+    name_column,
+    name_row,
+    panels,
+    save,
+)
 
 
 def test_panels_have_the_asked_size_and_do_not_overlap():
@@ -44,7 +52,7 @@ def test_other_formats_and_unwritable_folders_are_one_line(tmp_path):
     with pytest.raises(DataError, match=r"a\.jpeg: pictures are written as \.png, \.pdf, \.svg"):
         save(panels(1, 1)[0], tmp_path / "a.jpeg")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write .*a\.png: .*choose another folder"):
+    with pytest.raises(DataError, match=r"cannot write .*a\.png: .*Choose another folder"):
         save(panels(1, 1)[0], tmp_path / "file" / "a.png")
 
 
@@ -71,3 +79,15 @@ def test_categories_stay_apart_for_color_blind_readers(deficiency):
     seen = (colors @ np.array(DEFICIENCIES[deficiency]).T).clip(0, 1) ** (1 / 2.2)
     distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)
     assert distances[~np.eye(len(PALETTE), dtype=bool)].min() > 0.09
+
+
+@pytest.mark.parametrize(
+    "name", ["$x^", "a$_$b", r"$\frac$", "$", "\N{DUCK} \N{CJK UNIFIED IDEOGRAPH-68EE}"]
+)
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_any_name_is_written_as_it_is(tmp_path, name, suffix):
+    figure, axes = panels(1, 1)
+    for write in (name_row, name_column, name_below):
+        write(axes[0, 0], name)
+    path = save(figure, tmp_path / f"a{suffix}")
+    assert suffix == ".png" or path.read_text().count(f">{name}</text>") == 3

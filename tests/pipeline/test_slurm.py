@@ -9,12 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
-from i2pmae.cli import app
+from i2pmae.cli.app import whole_command
+from i2pmae.commands import COMMANDS
 
 FOLDER = Path(__file__).parents[2] / "pipeline" / "slurm"
-JOBS = {"extract-2d.sbatch": ["data", "s.zarr"], "pretrain.sbatch": ["s.zarr", "run"]}
+JOBS = {
+    "extract-2d.sbatch": ["data", "s.zarr"],
+    "extract-2d-array.sbatch": ["data", "s.zarr"],
+    "pretrain.sbatch": ["s.zarr", "run"],
+}
 SECONDS = 60
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -52,6 +56,8 @@ def slurm(tmp_path):
         **os.environ,
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "70123",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_ARRAY_TASK_COUNT": "16",
         "SLURM_JOB_NODELIST": "node[7-8]",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_GPUS_ON_NODE": "4",
@@ -74,7 +80,7 @@ def words(folder, name="srun.txt"):
 
 
 def options_of(command):
-    return {option for p in get_command(app).commands[command].params for option in p.opts}
+    return {option for p in whole_command(COMMANDS[command]).params for option in p.opts}
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -82,7 +88,7 @@ def test_a_job_runs_a_command_whose_options_exist(slurm, tmp_path, name):
     assert slurm(name, "--batch-size", "32").wait(SECONDS) == 0
     called = words(tmp_path)
     assert called[-2:] == ["--batch-size", "32"]
-    command = Path(name).stem
+    command = Path(name).stem.removesuffix("-array")
     given = [word for word in called[called.index(command) :] if word.startswith("--")]
     assert set(given) <= options_of(command)
     if command == "pretrain":
@@ -92,6 +98,12 @@ def test_a_job_runs_a_command_whose_options_exist(slurm, tmp_path, name):
         assert (parsed.nnodes, parsed.nproc_per_node, parsed.module) == ("2", "4", True)
         assert parsed.rdzv_endpoint == "node7:30123"
         assert parsed.training_script == "i2pmae"
+
+
+def test_jobs_of_an_array_write_a_part_each(slurm, tmp_path):
+    assert slurm("extract-2d-array.sbatch").wait(SECONDS) == 0
+    called = words(tmp_path)
+    assert called[called.index("--part") + 1] == "3/16"
 
 
 def test_pre_training_always_resumes(slurm, tmp_path):

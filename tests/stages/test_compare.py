@@ -7,7 +7,7 @@ from i2pmae.cli import main
 from i2pmae.errors import DataError
 from i2pmae.stages import compare
 
-from .test_results import result
+from ..report.test_results import result
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_arms_that_were_treated_differently_are_pointed_out(write, capsys):
         write("b", result(), other),
         write("other-data", result(data="others"), shared | {"epochs": 99}),
     ]
-    assert compare.run(paths)["differences"] == ["augment"]
-    assert "the runs differ in augment" in capsys.readouterr().err.replace("\n", " ")
+    assert compare.run(paths)["differences"] == ["augment.rotation"]
+    assert "the runs differ in augment.rotation" in capsys.readouterr().err.replace("\n", " ")
     assert compare.run([paths[0], paths[2]])["differences"] == []
 
 

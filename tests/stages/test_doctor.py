@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from i2pmae.errors import ConfigError, DataError
-from i2pmae.stages import doctor, plan
+from i2pmae.stages import doctor
 
 
 @pytest.fixture(autouse=True)
@@ -46,56 +46,8 @@ def test_a_folder_that_cannot_be_written_is_a_problem(monkeypatch, tmp_path):
     assert "--cache" in checks(result)["disk"]["hint"]
 
 
-def test_with_data_both_stages_are_estimated(monkeypatch, tmp_path):
-    asked = {}
-
-    def extraction(config):
-        asked["extract"] = config
-        sizes = {"n_views": 3, "channels": 8, "image_size": 64}
-        return {
-            "shapes": 500,
-            "seconds": 100.0,
-            "shapes_per_s": 5.0,
-            "bytes": 10**9,
-            "free_bytes": 10**8,
-            "sizes": sizes,
-        }
-
-    def training(config, **sizes):
-        asked["pretrain"] = (config, sizes)
-        return {"epochs": 30, "seconds": 60.0, "shapes_per_s": 250.0, "parameters": 10**6}
-
-    monkeypatch.setattr(plan, "extraction", extraction)
-    monkeypatch.setattr(plan, "training", training)
-    result = doctor.run(data=Path("procedural"), recipe="pretrain-small", cache=tmp_path)
-    assert asked["extract"].data == Path("procedural")
-    config, sizes = asked["pretrain"]
-    assert config.epochs == 16  # the recipe's
-    assert config.encoder.n_centers == (256, 128, 32)
-    assert sizes == {"n_shapes": 500, "n_views": 3, "channels": 8, "image_size": 64}
-    assert result["extraction"]["shapes"] == 500
-    assert result["pretraining"]["epochs"] == 30
-
-
 def test_an_object_store_is_not_measured():
     assert "object store" in checks(doctor.run(cache=Path("s3://bucket/cache")))["disk"]["found"]
-
-
-@pytest.mark.parametrize(
-    ("text", "epochs", "n_views"),
-    [
-        ("[pretrain]\nepochs = 3\n", 3, 3),
-        ("epochs = 3\n", 3, 3),
-        ("[extract-2d.views]\nn_views = 6\n[pretrain]\nepochs = 3\n", 3, 6),
-        ("[views]\nn_views = 6\n", 300, 6),
-        ("epochs = 3\nseed = 1\n[finetune]\n", 3, 3),
-    ],
-)
-def test_a_recipe_counts_for_the_stages_whose_keys_it_holds(tmp_path, text, epochs, n_views):
-    recipe = tmp_path / "mine.toml"
-    recipe.write_text(text)
-    extract, pretrain = doctor._settings(None, str(recipe), tmp_path)
-    assert (pretrain.epochs, extract.views.n_views) == (epochs, n_views)
 
 
 def test_a_recipe_of_other_stages_is_refused(tmp_path):

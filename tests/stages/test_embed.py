@@ -6,13 +6,14 @@ import pytest
 import torch
 import trimesh
 
+from i2pmae.checkpoints.networks import load_encoder
 from i2pmae.cli import main
 from i2pmae.config import EmbedConfig
 from i2pmae.datasets import open_source
 from i2pmae.errors import CheckpointError, ConfigError, DataError
 from i2pmae.evaluation.vectors import read_vectors
-from i2pmae.loading import load_encoder
 from i2pmae.stages import embed
+from i2pmae.store import StoreReader
 
 
 def config(untrained, data, out, **changes):
@@ -72,6 +73,17 @@ def test_shapes_with_few_points_have_them_repeated(untrained, tmp_path):
     assert np.isfinite(read_vectors(tmp_path / "v.npz").vectors).all()
 
 
+def test_a_store_is_embedded_by_its_points(untrained, store, tmp_path):
+    result = embed.run(config(untrained, store, tmp_path / "v.npz", limit=5))
+    reader, found = StoreReader(store), read_vectors(tmp_path / "v.npz")
+    assert (result["shapes"], found.settings["layout"]) == (5, "store")
+    assert found.ids == [str(name) for name in reader.read_all("id")[:5]]
+    points = torch.from_numpy(reader.read(range(5), ["points"])["points"][:, :128])
+    with torch.inference_mode():
+        expected = load_encoder(untrained)(points).numpy()
+    np.testing.assert_allclose(found.vectors, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_bad_shapes_stop_or_are_left_out(untrained, folder, tmp_path):
     (folder / "box" / "train" / "broken.stl").write_bytes(b"nothing")
     out = tmp_path / "v.npz"
@@ -81,6 +93,41 @@ def test_bad_shapes_stop_or_are_left_out(untrained, folder, tmp_path):
     result = embed.run(config(untrained, folder, out, on_error="skip"))
     assert result["skipped"] == ["box/train/broken"]
     assert read_vectors(out).ids == ["ball/test/d", "ball/train/c", "box/test/b", "box/train/a"]
+
+
+def test_a_stopped_command_resumes_to_the_same_file(untrained, folder, tmp_path, monkeypatch):
+    values, calls = config(untrained, folder, tmp_path / "v.npz", batch_size=1), []
+    original = embed.extract_features
+
+    def stopped(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(embed, "extract_features", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        embed.run(values)
+    assert not values.out.exists()
+    assert embed.run(values)["shapes"] == 4
+    assert len(calls) == 3 + 2  # two were kept
+    whole = config(untrained, folder, tmp_path / "whole.npz", batch_size=1)
+    embed.run(whole)
+    assert read_vectors(values.out).vectors.tobytes() == read_vectors(whole.out).vectors.tobytes()
+    assert sorted(file.name for file in tmp_path.glob("v.*")) == ["v.npz"]
+
+
+def test_dense_features_are_a_file_per_shape_and_a_picture(untrained, folder, tmp_path):
+    result = embed.run(config(untrained, folder, tmp_path / "v.npz", dense=True))
+    assert (result["dense"], result["picture"]) == (str(tmp_path / "v"), str(tmp_path / "v.png"))
+    assert (tmp_path / "v.png").read_bytes().startswith(b"\x89PNG")
+    saved = np.load(tmp_path / "v" / "box" / "test" / "b.npz")
+    assert saved["points"].shape == (128, 3)
+    with torch.inference_mode():
+        expected = load_encoder(untrained, dense=True)(torch.from_numpy(saved["points"])[None])[0]
+    np.testing.assert_allclose(saved["features"], expected, rtol=2e-2, atol=2e-2)
+    found = read_vectors(tmp_path / "v.npz")
+    assert found.vectors.shape[1] == load_encoder(untrained).config.widths[-1]
 
 
 def test_parquet(untrained, folder, tmp_path):

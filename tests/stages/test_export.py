@@ -1,4 +1,5 @@
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -6,13 +7,13 @@ import safetensors
 import torch
 
 import i2pmae
+from i2pmae.checkpoints import checkpoint
 from i2pmae.cli import app
-from i2pmae.config import EncoderConfig, HeadConfig, SegmentHeadConfig, to_plain
+from i2pmae.config import Config, EncoderConfig, HeadConfig, SegmentHeadConfig, to_plain
 from i2pmae.errors import CheckpointError
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.segmenter import Segmenter
 from i2pmae.stages import convert, export
-from i2pmae.training import checkpoint
 
 LOADERS = {
     "encoder": i2pmae.load_encoder,
@@ -72,6 +73,18 @@ def test_weights_come_back(networks, tmp_path, kind):
         assert torch.equal(LOADERS[kind](out)(*inputs), LOADERS[kind](networks[kind])(*inputs))
 
 
+def test_a_classifier_of_one_s_own_shapes_comes_back_with_all_its_settings(tmp_path):
+    settings = HeadConfig(kind="probe", width=16, dropout=0)
+    made = Classifier(TINY, settings, n_classes=3)
+    config = {"encoder": TINY, "head": settings, "points": 64, "sampling": "spread"}
+    plain = {key: to_plain(v) if isinstance(v, Config) else v for key, v in config.items()}
+    checkpoint.save(tmp_path / "a.pt", kind="classifier", config=plain, model=made.state_dict())
+    export.run(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    loaded = i2pmae.load_classifier(tmp_path / "a.safetensors")
+    assert loaded.head_config == settings
+    assert (loaded.n_points, loaded.sampling) == (64, "fps")
+
+
 def test_the_file_of_weights_says_what_it_holds(networks, tmp_path):
     out = tmp_path / "model.safetensors"
     export.run(networks["segmenter"], out, card=False)
@@ -97,14 +110,8 @@ def test_the_decoder_stays_behind(networks, tmp_path):
 
 
 # Reading a graph costs as much as making it, and so do the imports of torch.export.
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "encoder",
-        pytest.param("classifier", marks=pytest.mark.slow),
-        pytest.param("segmenter", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:copyreg")
 def test_programs_give_the_outputs_for_any_number_of_clouds_and_points(networks, tmp_path, kind):
     out = tmp_path / "model.pt2"
@@ -120,6 +127,25 @@ def test_programs_give_the_outputs_for_any_number_of_clouds_and_points(networks,
         inputs = _inputs(kind, n_clouds, n_points)
         with torch.no_grad():
             np.testing.assert_allclose(loaded(*inputs), original(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:copyreg")
+@pytest.mark.parametrize(
+    "name", [pytest.param("model.pt2", marks=pytest.mark.slow), "model.safetensors"]
+)
+def test_a_full_disk_is_one_line(networks, tmp_path, name):
+    """Where torch writes a program itself, it ends the process."""
+    out = tmp_path / name
+    out.write_bytes(b"old")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
+    try:
+        with pytest.raises(CheckpointError, match="cannot write"):
+            export.run(networks["encoder"], out, card=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert out.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_file_with_other_outputs_is_not_kept(networks, tmp_path, monkeypatch):

@@ -1,25 +1,28 @@
 import hashlib
-import threading
-import time
+import re
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from i2pmae.config import StoreConfig, ViewConfig
 from i2pmae.datasets import open_source
-from i2pmae.errors import DataError, StoreMismatchError, WeightsError
+from i2pmae.errors import DataError, StoreError, StoreMismatchError, WeightsError
+from i2pmae.extraction import local
+from i2pmae.extraction.encoding import encode_batch
 from i2pmae.geometry.projection import view_axes
 from i2pmae.geometry.transforms import normalize_to_unit_sphere
 from i2pmae.image_model import load_image_model
 from i2pmae.stages import extract_2d, verify
-from i2pmae.store import StoreReader, open_cache
+from i2pmae.store import StoreReader, lock, open_cache
 from i2pmae.store.quantize import round_points
 from i2pmae.store.writer import StoreWriter
 
-from .conftest import TINY_IMAGE_MODEL, extract_config
+from ..conftest import TINY_IMAGE_MODEL, extract_config
 
 
 def digests(store: Path) -> dict[str, str]:
@@ -41,10 +44,10 @@ def test_the_store_holds_the_points_of_the_source(store):
     assert np.abs(cache["points"].compute() - expected).max() < 2**-16
 
 
-@pytest.mark.parametrize("depth", ["sum", "nearest"])
-def test_cached_features_equal_those_encoded_on_the_spot(tmp_path, depth):
+@pytest.mark.parametrize("draw", ["sum", "nearest"])
+def test_cached_features_equal_those_encoded_on_the_spot(tmp_path, draw):
     path = tmp_path / "x.zarr"
-    views = ViewConfig(depth=depth, sum_points=256)
+    views = ViewConfig(draw=draw, sum_points=256)
     extract_2d.run(extract_config(path, views=views, limit=6))
     source = open_source("procedural", limit=6, points=512)
     clouds = torch.from_numpy(np.stack([source.load(index).points for index in range(6)]))
@@ -52,7 +55,7 @@ def test_cached_features_equal_those_encoded_on_the_spot(tmp_path, depth):
     model = load_image_model(
         TINY_IMAGE_MODEL.name, "random", 64, "own", torch.device("cpu"), torch.float32
     )
-    online = extract_2d.encode_batch(points, view_axes(3), model, depth, 256)
+    online = encode_batch(points, view_axes(3), model, draw, 256)
     cache = open_cache(path)
     assert np.array_equal(cache["points"].compute(), points.numpy())
     np.testing.assert_allclose(cache["saliency"].compute(), online["saliency"], atol=1e-6)
@@ -105,6 +108,20 @@ def test_features_of_an_earlier_block_are_told_from_the_last_ones(store, tmp_pat
     assert extract_2d.run(extract_config(store, image_model=sixth))["shapes_per_s"] == 0
 
 
+def test_shards_are_written_while_others_are_kept_on_the_disk(store, tmp_path, monkeypatch):
+    path, both = tmp_path / "tiny.zarr", Barrier(2)
+    write_shard = StoreWriter.write_shard
+
+    def together(self, k, values):
+        if k < 2:
+            both.wait(timeout=60)
+        write_shard(self, k, values)
+
+    monkeypatch.setattr(StoreWriter, "write_shard", together)
+    extract_2d.run(extract_config(path))
+    assert digests(path) == digests(store)
+
+
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_an_interrupted_run_ends_with_the_same_bytes(store, tmp_path, monkeypatch, after):
     path = tmp_path / "tiny.zarr"
@@ -126,33 +143,121 @@ def test_an_interrupted_run_ends_with_the_same_bytes(store, tmp_path, monkeypatc
     assert digests(path) == digests(store)
 
 
-def test_the_share_of_time_in_which_shapes_are_read_is_told(tmp_path, monkeypatch, capsys):
-    clocks = threading.local()  # those of the threads that encode move only here
+def test_the_share_of_time_in_which_shapes_are_waited_for_is_told(tmp_path, monkeypatch, capsys):
+    clock = SimpleNamespace(seconds=0.0)  # moves only here
 
-    def now():
-        if threading.current_thread() is threading.main_thread():
-            return time.monotonic()
-        return getattr(clocks, "seconds", 0.0)
-
-    def taking(seconds, function):
-        def slow(*arguments):
-            clocks.seconds = now() + seconds
-            return function(*arguments)
+    def taking(seconds, generator):
+        def slow(*arguments, **more):
+            for item in generator(*arguments, **more):
+                clock.seconds += seconds
+                yield item
 
         return slow
 
-    monkeypatch.setattr(extract_2d, "time", SimpleNamespace(monotonic=now))
-    monkeypatch.setattr(extract_2d, "_load", taking(3, extract_2d._load))
-    monkeypatch.setattr(extract_2d, "encode_batch", taking(1, extract_2d.encode_batch))
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    monkeypatch.setattr(local, "read_pieces", taking(3, local.read_pieces))
+    monkeypatch.setattr(local, "several_at_once", taking(1, local.several_at_once))
     result = extract_2d.run(extract_config(tmp_path / "x.zarr", limit=6))
     assert result["wait_share"] == 0.75
     assert "waiting 75.0%" in capsys.readouterr().err
 
 
-def test_a_finished_store_is_left_alone(store):
+class TestParts:
+    @pytest.fixture(autouse=True)
+    def one_shard_at_a_time(self, monkeypatch):
+        monkeypatch.setattr(local, "WRITTEN_AT_ONCE", 1)
+
+    @staticmethod
+    def config(path, part, **changes):
+        return extract_config(path, part=part, **changes)
+
+    def test_whichever_is_last_completes_the_store(self, store, tmp_path):
+        path = tmp_path / "tiny.zarr"
+        found = [extract_2d.run(self.config(path, f"{n}/4")) for n in (2, 4, 1, 3)]
+        assert [result["complete"] for result in found] == [False, False, False, True]
+        assert [result["shapes_per_s"] > 0 for result in found] == [True, False, True, True]
+        assert digests(path) == digests(store)
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+    def test_a_part_counts_its_own_shapes(self, tmp_path, monkeypatch, capsys):
+        path, said = tmp_path / "tiny.zarr", []
+        monkeypatch.setattr(extract_2d, "remember_saved", said.append)
+        extract_2d.run(self.config(path, "2/2"))  # 8 of 20 shapes: one shard of three
+        assert said[0]() == f"part 2/2 of {path} holds 8 of 8 shapes"
+        monkeypatch.setattr(StoreWriter, "write_shard", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            extract_2d.run(self.config(path, "1/2"))
+        assert said[1]() == f"part 1/2 of {path} holds 0 of 12 shapes"
+        assert "continuing" not in capsys.readouterr().err
+
+    def test_parts_write_at_the_same_time(self, store, tmp_path, monkeypatch):
+        path = tmp_path / "tiny.zarr"
+        write_shard = StoreWriter.write_shard
+        written = []
+
+        def meanwhile(self, k, values):
+            written.append(k)
+            if written == [0]:
+                assert not extract_2d.run(TestParts.config(path, "2/2"))["complete"]
+            write_shard(self, k, values)
+
+        monkeypatch.setattr(StoreWriter, "write_shard", meanwhile)
+        assert extract_2d.run(self.config(path, "1/2"))["complete"]
+        assert written == [0, 1, 2]
+        assert digests(path) == digests(store)
+
+    def test_a_killed_part_continues_and_a_last_call_completes(self, store, tmp_path, monkeypatch):
+        path = tmp_path / "tiny.zarr"
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreWriter, "_write_files", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                extract_2d.run(self.config(path, "1/2"))
+        (path / "features" / "0123.partial").write_bytes(b"of a killed process")
+        assert not extract_2d.run(self.config(path, "1/2"))["complete"]
+        assert extract_2d.run(self.config(path, None))["complete"]
+        assert digests(path) == digests(store)
+        assert extract_2d.run(self.config(path, "2/2"))["complete"]
+
+    @pytest.mark.parametrize("second", [None, "1/2", "3/3"])
+    def test_only_other_parts_of_the_same_division_may_write(self, tmp_path, second, monkeypatch):
+        path = tmp_path / "tiny.zarr"
+        write_shard = StoreWriter.write_shard
+
+        def meanwhile(self, k, values):
+            with pytest.raises(StoreError, match="is being written by process"):
+                extract_2d.run(TestParts.config(path, second))
+            write_shard(self, k, values)
+
+        monkeypatch.setattr(StoreWriter, "write_shard", meanwhile)
+        monkeypatch.setattr(lock, "PATIENCE", 0.2)
+        extract_2d.run(self.config(path, "1/2"))
+
+    def test_a_part_waits_for_no_whole_run(self, tmp_path, monkeypatch):
+        path = tmp_path / "tiny.zarr"
+        write_shard = StoreWriter.write_shard
+
+        def meanwhile(self, k, values):
+            with pytest.raises(StoreError, match="is being written by process"):
+                extract_2d.run(TestParts.config(path, "1/2"))
+            write_shard(self, k, values)
+
+        monkeypatch.setattr(StoreWriter, "write_shard", meanwhile)
+        monkeypatch.setattr(lock, "PATIENCE", 0.2)
+        extract_2d.run(self.config(path, None))
+
+    @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"])
+    def test_other_words_are_refused(self, tmp_path, part):
+        with pytest.raises(ValidationError, match="1/16"):
+            self.config(tmp_path, part)
+
+
+def test_a_finished_store_is_left_alone(store, capsys):
     before = digests(store)
     assert extract_2d.run(extract_config(store))["shapes_per_s"] == 0
     assert digests(store) == before
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "fewer than 3,000 shapes): i2pmae pretrain --recipe pretrain-small --cache " in last
+    assert last.endswith("--points 512")
 
 
 @pytest.mark.parametrize(
@@ -160,11 +265,11 @@ def test_a_finished_store_is_left_alone(store):
     [
         ({"points": 500}, "points"),
         ({"seed": 1}, "seed"),
-        ({"views": ViewConfig(depth="nearest")}, "depth"),
+        ({"views": ViewConfig(draw="nearest")}, "draw"),
         ({"views": ViewConfig(n_views=6)}, "n_views"),
         ({"store": StoreConfig(shard_size=8, dtype="float16")}, "dtype"),
         ({"store": StoreConfig(shard_size=8, int8_step=0.2)}, r"int8_step: .* has 0\.1, .*0\.2"),
-        ({"limit": 19}, "n_shapes"),
+        ({"limit": 19}, "limit: the store has 20, this command expects 19"),
     ],
 )
 def test_other_settings_are_refused_by_name(store, changes, named):
@@ -179,6 +284,7 @@ def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, monkeypatch):
         np.save(folder / f"{index}.npy", np.random.default_rng(index).random((64, 3)))
     config = extract_config(path, data=folder, points=64, limit=None, split="all")
     config = config.model_copy(update={"store": StoreConfig(shard_size=1)})
+    monkeypatch.setattr(local, "WRITTEN_AT_ONCE", 1)
     write_shard = StoreWriter.write_shard
 
     def interrupted(self, k, values):
@@ -189,9 +295,14 @@ def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, monkeypatch):
         patch.setattr(StoreWriter, "write_shard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract_2d.run(config)
-    np.save(folder / "2.npy", np.random.default_rng(9).random((65, 3)))
-    with pytest.raises(StoreMismatchError, match="source_fingerprint"):
+    extracted = (folder / "0.npy").read_bytes()
+    np.save(folder / "0.npy", np.random.default_rng(9).random((65, 3)))
+    with pytest.raises(DataError, match=r"1 shapes in .* are not those .*\(0\)"):
         extract_2d.run(config)
+    (folder / "0.npy").write_bytes(extracted)
+    np.save(folder / "2.npy", np.random.default_rng(9).random((65, 3)))  # not extracted yet
+    assert extract_2d.run(config)["shapes"] == 3
+    assert verify.run(path, recompute=3, data=folder)["ok"]
 
 
 def test_weights_that_cannot_be_had_stop_before_anything_is_written(tmp_path):
@@ -213,16 +324,25 @@ class TestUnusableShapes:
         (folder / "4.npy").write_bytes(b"no array")
         return folder
 
-    def test_stop_before_writing_with_a_list(self, clouds, tmp_path):
+    def test_what_headers_tell_stops_before_writing(self, clouds, tmp_path):
+        (clouds / "5.npy").write_bytes(b"")
         with pytest.raises(DataError, match="2 of 6 shapes cannot be used") as error:
             extract_2d.run(extract_config(tmp_path / "x.zarr", data=clouds))
-        assert "2.npy" in str(error.value)
         assert "4.npy" in str(error.value)
+        assert "5.npy is empty" in str(error.value)
         assert not (tmp_path / "x.zarr").exists()
 
-    def test_skip_records_them(self, clouds, tmp_path):
+    def test_what_reading_tells_stops_before_its_shard(self, clouds, tmp_path):
+        (clouds / "4.npy").unlink()
+        path, one_each = tmp_path / "x.zarr", StoreConfig(shard_size=1)
+        with pytest.raises(DataError, match=r"2\.npy.* shapes written so far are kept"):
+            extract_2d.run(extract_config(path, data=clouds, store=one_each))
+        assert sorted(file.name for file in path.glob("status/c/*")) == ["0", "1"]
+
+    def test_skip_records_them(self, clouds, tmp_path, capsys):
         path = tmp_path / "x.zarr"
         result = extract_2d.run(extract_config(path, data=clouds, on_error="skip"))
+        assert re.search(r"x\.zarr: 4 shapes of \d+ points, 2 skipped, ", capsys.readouterr().err)
         assert result["skipped"] == 2
         assert list(open_cache(path)["status"].compute()) == [1, 1, 2, 1, 2, 1]
         assert list(StoreReader(path).indices("all")) == [0, 1, 3, 5]
@@ -231,3 +351,23 @@ class TestUnusableShapes:
 def test_stores_land_in_a_folder_under_the_name_of_the_data(tmp_path):
     assert extract_2d.store_path(tmp_path, Path("a/shapes")) == tmp_path / "shapes.zarr"
     assert extract_2d.store_path(tmp_path / "x.zarr", Path("y")) == tmp_path / "x.zarr"
+    named = tmp_path / "procedural-random-9.zarr"
+    assert extract_2d.store_path(tmp_path, Path("procedural-random:9")) == named
+
+
+def test_the_axis_that_points_up_is_recorded_and_turned(tmp_path):
+    points = np.random.default_rng(0).random((300, 3)) * (1, 2, 3)
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "a.npy", points)
+    stores = {}
+    for up in ("y", "z"):
+        config = extract_config(tmp_path / f"{up}.zarr", data=tmp_path / "data", limit=None, up=up)
+        extract_2d.run(config)
+        stores[up] = StoreReader(tmp_path / f"{up}.zarr")
+    lies, stands = (stores[up].read([0], ["points"])["points"][0] for up in ("y", "z"))
+    np.testing.assert_allclose(stands, lies[:, [0, 2, 1]] * (1, 1, -1), atol=1e-3)
+    assert stores["z"].info.settings["up"] == "z"
+    assert "up" not in stores["y"].info.settings  # as in stores made before there was a choice
+    assert verify.run(tmp_path / "z.zarr", recompute=1, data=tmp_path / "data")["ok"]
+    with pytest.raises(StoreMismatchError, match="up"):
+        extract_2d.run(config.model_copy(update={"up": "y"}))

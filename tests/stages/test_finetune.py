@@ -5,14 +5,16 @@ import pytest
 import torch
 
 import i2pmae
+from i2pmae.checkpoints import checkpoint
 from i2pmae.cli import main
-from i2pmae.config import AugmentConfig, FinetuneConfig, OptimConfig
+from i2pmae.config import AugmentConfig, FinetuneConfig, HeadConfig, OptimConfig, to_plain
 from i2pmae.errors import CheckpointError, ConfigError, DataError, TrainingError
-from i2pmae.stages import finetune, pretrain, supervised
-from i2pmae.stages.run_folder import RunFolder
-from i2pmae.training import checkpoint
+from i2pmae.stages import finetune, pretrain
+from i2pmae.training import loop, supervised
+from i2pmae.training.run_folder import RunFolder
 
-from .conftest import TINY_ENCODER, pretrain_config
+from ..conftest import TINY_ENCODER, pretrain_config
+from .test_pretrain import metrics
 
 ACCURACIES = ("accuracy", "accuracy_last", "accuracy_vote", "accuracy_vote_last")
 
@@ -69,7 +71,7 @@ def test_the_table_shows_the_selected_and_the_last_epoch(finetuned):
     assert text.startswith("# Classification\n")
     assert (
         f"| best on validation | {result['validation_accuracy']:.2f} | {result['accuracy']:.2f} | "
-        f"{result['accuracy_vote']:.2f} |\n"
+        f"{result['mean_class_accuracy']:.2f} | {result['accuracy_vote']:.2f} |\n"
     ) in text
     assert "| last epoch |" in text
     assert "published" not in text
@@ -80,7 +82,8 @@ def test_the_classifier_loads_and_predicts(finetuned):
     model = i2pmae.load_classifier(result["checkpoint"])
     logits = model(torch.rand(2, 128, 3))
     assert not model.training
-    assert logits.shape == (2, 12)
+    assert logits.shape == (2, len(model.class_names)) == (2, 12)
+    assert model.class_names[0] == "airplane"
     assert i2pmae.load_encoder(out / "last.pt")(torch.rand(1, 128, 3)).shape == (1, 48)
 
 
@@ -91,7 +94,7 @@ def test_the_encoder_starts_from_the_checkpoint(trained, tmp_path, monkeypatch):
         started.update(training.model.state_dict())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(supervised, "train_epoch", stop)
+    monkeypatch.setattr(loop, "train_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
         finetune.run(config(tmp_path / "run", checkpoint=trained))
     saved = checkpoint.load(trained).model
@@ -104,9 +107,9 @@ def test_from_scratch_starts_as_the_checkpoint_did(store, tmp_path, monkeypatch)
     drawn = TINY_ENCODER.model_copy(update={"init": "torch"})
     pretrain.run(pretrain_config(store, tmp_path / "pretrained", epochs=1, encoder=drawn))
     built = []
-    make = supervised.make_optimizer
+    make = loop.make_optimizer
     monkeypatch.setattr(
-        supervised, "make_optimizer", lambda model, *rest: built.append(model) or make(model, *rest)
+        loop, "make_optimizer", lambda model, *rest: built.append(model) or make(model, *rest)
     )
     checkpoint = tmp_path / "pretrained" / "last.pt"
     finetune.run(config(tmp_path / "run", checkpoint=checkpoint, from_scratch=True, epochs=1))
@@ -120,6 +123,14 @@ def test_from_scratch_takes_only_the_size_of_the_checkpoint(trained, tmp_path):
     )
     assert result["from_scratch"]
     assert i2pmae.load_classifier(result["checkpoint"]).config.widths == (12, 24, 48)
+    path = tmp_path / "run" / "config.json"
+    saved = json.loads(path.read_text())
+    assert saved["encoder"]["widths"] == [12, 24, 48]  # of the network, not of the recipe
+    assert saved["command"] == result["command"] == "finetune"
+    del saved["command"]
+    path.write_text(json.dumps(saved | {"encoder": to_plain(wider)}))  # as version 0.1 did
+    again = config(tmp_path / "run", checkpoint=trained, from_scratch=True, epochs=1, encoder=wider)
+    assert finetune.run(again, resume=True) == result
 
 
 @pytest.fixture
@@ -127,15 +138,15 @@ def stop_after(monkeypatch):
     """Interrupts a run when it has finished some epochs."""
 
     def stop_after(n_epochs):
-        train_epoch = supervised.train_epoch
+        train_epoch = loop.train_epoch
 
         def stopping(training, *arguments):
             if training.epoch == n_epochs:
-                monkeypatch.setattr(supervised, "train_epoch", train_epoch)
+                monkeypatch.setattr(loop, "train_epoch", train_epoch)
                 raise KeyboardInterrupt
             return train_epoch(training, *arguments)
 
-        monkeypatch.setattr(supervised, "train_epoch", stopping)
+        monkeypatch.setattr(loop, "train_epoch", stopping)
 
     return stop_after
 
@@ -147,14 +158,14 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(trained, finetuned, tmp_
     with pytest.raises(KeyboardInterrupt):
         finetune.run(config(out, checkpoint=trained))
     result = finetune.run(config(out, checkpoint=trained), resume=True)
-    assert RunFolder(out).rows() == RunFolder(reference).rows()
+    assert metrics(out) == metrics(reference)
     for key in (*ACCURACIES, "best_epoch"):
         assert result[key] == expected[key]
 
 
 def test_a_finished_run_is_not_evaluated_again(trained, finetuned, monkeypatch):
     out, expected = finetuned
-    monkeypatch.setattr("i2pmae.stages.classify.predict", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("i2pmae.training.supervised.predict", lambda *_, **__: 1 / 0)
     assert finetune.run(config(out, checkpoint=trained), resume=True) == expected
     with pytest.raises(ConfigError, match="already holds a run"):
         finetune.run(config(out, checkpoint=trained))
@@ -180,6 +191,102 @@ def test_seeds_are_runs_of_their_own_and_their_mean(trained, tmp_path, stop_afte
         finetune.run(both.model_copy(update={"out": cut}))
     resumed = finetune.run(both.model_copy(update={"out": cut}), resume=True)
     assert [run["accuracy"] for run in resumed["runs"]] == [first, second]
+
+
+PROBED = {
+    "head": HeadConfig(kind="probe", width=16, pooling="concat"),
+    "groups": "checkpoint",
+    "vote": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def probed(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "probed"
+    return out, finetune.run(config(out, checkpoint=trained, **PROBED))
+
+
+def test_a_probe_s_head_starts_fitted(probed):
+    out, result = probed
+    rows = RunFolder(out).rows()
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert "loss" not in rows[0]
+    best = max(rows[1:], key=lambda row: (row["validation_accuracy"], -row["epoch"]))
+    by = best["validation_accuracy"] - rows[0]["validation_accuracy"]
+    is_convincing = by * result["n_validation"] / 100 > 1.5  # shapes
+    assert result["best_epoch"] == (best["epoch"] if is_convincing else 0)
+    assert result["validation_accuracy"] >= rows[0]["validation_accuracy"]
+    assert result["baselines"]["chance"] == pytest.approx(100 / 12)
+    assert result["accuracy"] > 2.5 * result["baselines"]["chance"]
+    assert 0 < result["baselines"]["linear_probe"] <= 100
+    text = (out / "results.md").read_text()
+    assert "| linear probe of its encoder | |" in text.replace("|  |", "| |")
+    assert "Fine-tuned, the network is" in text
+
+
+def test_a_probe_s_head_sees_no_validation_shape_and_counts_classes_as_asked(
+    trained, tmp_path, monkeypatch
+):
+    def fitted(_model, clouds, _config, weights, _dtype):
+        raise KeyboardInterrupt(clouds.labels, weights)
+
+    monkeypatch.setattr(supervised, "fit_head", fitted)
+    values = config(tmp_path / "run", checkpoint=trained, class_weights="balanced", **PROBED)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        finetune.run(values)
+    labels, weights = stopped.value.args
+    _, fit, held_out = supervised.divide(supervised.open_labelled(values).train, values)
+    assert len(held_out.labels) > 0
+    assert labels.tolist() == fit.labels.tolist()
+    assert weights.shape == (12,)
+
+
+def test_embeddings_of_groups_stay_under_a_probed_head(probed, trained):
+    out, _ = probed
+    kept, saved = (checkpoint.load(path).model for path in (out / "last.pt", trained))
+    moved = {name: not torch.equal(kept[name], saved[name]) for name in kept if name in saved}
+    assert not any(moved[name] for name in moved if name.startswith("encoder.embeddings."))
+    assert all(
+        moved[name] for name in moved if name.startswith("encoder.blocks.") and "mlp.0" in name
+    )
+
+
+def test_the_probe_itself_is_kept_where_training_spoils_it(trained, tmp_path):
+    wild = OptimConfig(lr=0.3, warmup_epochs=0, cosine_epochs=1)
+    values = config(tmp_path / "run", checkpoint=trained, epochs=1, optim=wild, **PROBED)
+    result = finetune.run(values)
+    assert result["best_epoch"] == 0
+    kept = checkpoint.load(result["checkpoint"]).model
+    saved = checkpoint.load(trained).model
+    assert all(torch.equal(kept[n], saved[n]) for n in kept if n.startswith("encoder."))
+    assert torch.equal(kept["norm.weight"], saved["encoder.norms.2.weight"])
+    last = i2pmae.load_classifier(result["checkpoint"])  # fitted to the validation shapes as well
+    assert checkpoint.load(result["checkpoint"]).epoch == 0
+    assert len(last.class_names) == 12
+
+
+@pytest.mark.parametrize("n_epochs", [0, 1])
+def test_a_probed_run_resumes_to_the_same_numbers(trained, probed, tmp_path, stop_after, n_epochs):
+    reference, expected = probed
+    out = tmp_path / "cut"
+    stop_after(n_epochs)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(config(out, checkpoint=trained, **PROBED))
+    result = finetune.run(config(out, checkpoint=trained, **PROBED), resume=True)
+    assert metrics(out) == metrics(reference)
+    for key in ("accuracy", "accuracy_last", "best_epoch", "baselines"):
+        assert result[key] == expected[key]
+
+
+def test_a_run_without_progress_stops_and_is_finished(trained, tmp_path, monkeypatch):
+    wild = OptimConfig(lr=0.3, warmup_epochs=0, cosine_epochs=9)
+    values = config(
+        tmp_path / "run", checkpoint=trained, epochs=9, optim=wild, patience=1, **PROBED
+    )
+    result = finetune.run(values)
+    assert result["epochs"] == result["best_epoch"] + 1 < 9
+    monkeypatch.setattr("i2pmae.training.supervised.predict", lambda *_, **__: 1 / 0)
+    assert finetune.run(values, resume=True) == result
 
 
 @pytest.mark.parametrize(
@@ -208,8 +315,10 @@ def test_weights_that_the_last_step_spoiled_are_not_saved(tmp_path, monkeypatch)
         optimizer.step = spoiled
         return 0.0
 
-    monkeypatch.setattr(supervised, "set_learning_rate", spoiling)
-    with pytest.raises(TrainingError, match=r"weights are not finite in epoch 1; no checkpoint"):
+    monkeypatch.setattr(loop, "set_learning_rate", spoiling)
+    with pytest.raises(
+        TrainingError, match=r"weights are not finite in step 1 of epoch 1, .*no checkpoint"
+    ):
         finetune.run(config(tmp_path / "run", batch_size=20))
     assert not (tmp_path / "run" / "last.pt").exists()
 
@@ -226,7 +335,7 @@ def test_an_encoder_of_other_levels_is_one_clear_line(store, tmp_path):
 def test_the_command_takes_the_recipe_of_the_data(monkeypatch, tmp_path):
     seen = {}
 
-    def run(settings, *, resume):
+    def run(settings, *, resume=False):
         seen.update(settings=settings, resume=resume)
         return {}
 
@@ -238,14 +347,14 @@ def test_the_command_takes_the_recipe_of_the_data(monkeypatch, tmp_path):
     assert exit_.value.code == 0
     settings = seen["settings"]
     assert (settings.recipe, settings.seeds) == ("finetune-own-data", (1, 2))
-    assert (settings.head.pooling, settings.epochs) == ("concat", 100)
+    assert (settings.head.pooling, settings.epochs) == ("concat", 50)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
-        (("--cache", "x.zarr"), 2, "--from-scratch"),
-        (("some.pt",), 2, "CHECKPOINT"),
+        (("--cache", "x.zarr"), 1, "--from-scratch"),
+        (("some.pt",), 1, "CHECKPOINT"),
         (("--from-scratch",), 1, "DATA"),
         (("--from-scratch", "procedural", "--cache", "x.zarr"), 1, "DATA"),
         (("--from-scratch", "procedural", "--seeds", "0,0"), 1, "seeds"),

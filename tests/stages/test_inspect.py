@@ -10,7 +10,7 @@ from i2pmae.config import StoreConfig
 from i2pmae.stages import extract_2d, inspect
 from i2pmae.store import open_cache
 
-from .conftest import extract_config
+from ..conftest import extract_config
 
 
 def test_snippets_can_be_copied_and_agree(store):
@@ -65,7 +65,7 @@ def test_a_picture_is_grey_on_a_terminal(monkeypatch):
 
 
 def test_histograms_are_bars(store, capsys):
-    found = inspect.run(store, with_histograms=True)
+    found = inspect.run(store, histograms=True)
     assert {"points", "depth", "saliency", "features"} <= set(found["histograms"])
     line = next(
         line

@@ -1,10 +1,13 @@
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from i2pmae.checkpoints import checkpoint
+from i2pmae.checkpoints.networks import load_pretraining
 from i2pmae.config import (
     MaskingConfig,
     OptimConfig,
@@ -13,21 +16,25 @@ from i2pmae.config import (
     TargetConfig,
 )
 from i2pmae.errors import ConfigError, DataError, TrainingError
+from i2pmae.extraction.encoding import encode_batch
 from i2pmae.geometry.projection import PixelMap, pixels, view_axes
-from i2pmae.loading import load_pretraining
+from i2pmae.image_model import load_image_model
 from i2pmae.stages import extract_2d, pretrain
-from i2pmae.stages.run_folder import RunFolder
 from i2pmae.store import StoreReader
-from i2pmae.training import checkpoint, distributed
+from i2pmae.training import distributed, loop, pretraining
+from i2pmae.training.run_folder import RunFolder
 from i2pmae.training.seeding import step_generator, step_seed
 from i2pmae.training.target_statistics import channel_statistics
 
-from .conftest import extract_config, pretrain_config
+from ..conftest import extract_config, pretrain_config
 
 
 def metrics(out):
-    keys = ("epoch", "step", "loss", "loss_2d", "loss_3d", "lr")
-    return [{key: row[key] for key in keys} for row in RunFolder(out).rows()]
+    """Rows without what a clock says."""
+    return [
+        {key: value for key, value in row.items() if key not in ("shapes_per_s", "wait_share")}
+        for row in RunFolder(out).rows()
+    ]
 
 
 def assert_same_run(out, reference):
@@ -52,12 +59,29 @@ def test_the_same_run_twice_gives_the_same_numbers(store, trained, tmp_path):
     assert_same_run(tmp_path / "again", trained.parent)
 
 
+def test_a_run_begins_with_what_is_trained_where(store, tmp_path, capsys):
+    pretrain.run(pretrain_config(store, tmp_path / "run", epochs=1))
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("pretrain on cpu, ")
+    assert re.search(r", float32: network of 0\.\d\d M parameters \(64, 32, 16 centers\); ", first)
+    assert first.endswith("; 20 shapes of 256 points, 1 epoch of 5 steps of 4")
+
+
+def test_what_all_will_take_is_said_after_a_few_steps(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "_SOON", 0.0)
+    pretrain.run(pretrain_config(store, tmp_path / "run", epochs=2))
+    said = re.findall(
+        r"^about 0:\d\d for the (\d+) steps that are left$", capsys.readouterr().err, re.M
+    )
+    assert said == ["6"]
+
+
 @pytest.mark.parametrize("steps", [2, 5, 8])
 def test_an_interrupted_run_resumes_to_the_same_numbers(
     store, trained, tmp_path, monkeypatch, steps
 ):
     out, taken = tmp_path / "cut", []
-    step = pretrain.pretraining_step
+    step = pretraining.pretraining_step
 
     def stopping(*arguments):
         taken.append(1)
@@ -69,7 +93,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "pretraining_step", stopping)
+        patch.setattr(pretraining, "pretraining_step", stopping)
         with pytest.raises(KeyboardInterrupt):
             pretrain.run(pretrain_config(store, out))
     saved = checkpoint.load(out / "last.pt")
@@ -117,7 +141,7 @@ def test_what_targets_are_standardized_by_is_kept(store, tmp_path, monkeypatch):
         looked_at.append(indices.tolist())
         return channel_statistics(reader, indices)
 
-    monkeypatch.setattr(pretrain, "channel_statistics", statistics)
+    monkeypatch.setattr(pretraining, "channel_statistics", statistics)
     monkeypatch.setattr(StoreReader, "indices", lambda *_: np.arange(12))
     pretrain.run(config)
     assert looked_at == [[*range(12)]]  # the shapes that are trained on
@@ -129,16 +153,19 @@ def test_what_targets_are_standardized_by_is_kept(store, tmp_path, monkeypatch):
 
 
 def test_accumulated_gradients_are_the_mean_over_parts(store, tmp_path):
-    reader, team = StoreReader(store), distributed.Team()
+    reader, process_group = StoreReader(store), distributed.ProcessGroup()
     config = pretrain_config(store, tmp_path / "run", accumulate=2)
     torch.manual_seed(0)
-    model = pretrain.build_model(config, reader)
-    state = pretrain._State(model, torch.optim.AdamW(model.parameters()), torch.float32, team)
+    model = pretraining.build_model(config, reader)
+    training = loop.Training("pretraining", model, config, process_group)
+    task = pretraining.PretrainingTask(
+        config, reader, np.arange(20), process_group, torch.device("cpu"), lambda _epoch: {}
+    )
     halves = [
         {name: torch.from_numpy(array) for name, array in reader.read(rows).items()}
         for rows in ([0, 5], [9, 2])
     ]
-    losses = pretrain._gradients(state, config, iter(halves), view_axes(3))
+    losses = loop.gradients(training, task, iter(halves))
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     model.zero_grad()
@@ -146,7 +173,7 @@ def test_accumulated_gradients_are_the_mean_over_parts(store, tmp_path):
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     expected = [
-        pretrain.pretraining_step(model, half, config, view_axes(3), generator).loss
+        pretraining.pretraining_step(model, half, config, view_axes(3), generator).loss
         for half in halves
     ]
     torch.stack(expected).mean().backward()
@@ -155,19 +182,28 @@ def test_accumulated_gradients_are_the_mean_over_parts(store, tmp_path):
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, msg=name)
 
 
-def test_the_svm_check_is_logged(store, tmp_path):
-    svm = SvmCheckConfig(data="procedural", every=1, points=128)
-    result = pretrain.run(pretrain_config(store, tmp_path / "run", epochs=1, svm=svm))
+def test_the_svm_check_is_logged_and_reads_its_shapes_once(
+    store, parts_folder, tmp_path, monkeypatch
+):
+    read, reads = pretrain.svm.read_points, []
+    monkeypatch.setattr(
+        pretrain.svm, "read_points", lambda *a, **k: reads.append(a) or read(*a, **k)
+    )
+    svm = SvmCheckConfig(data=parts_folder, every=1, points=64)
+    result = pretrain.run(pretrain_config(store, tmp_path / "run", epochs=2, svm=svm))
     assert 0 < result["svm_accuracy"] <= 100
+    assert len(reads) == 2  # of two splits
 
 
-def test_an_epoch_is_kept_whatever_becomes_of_its_svm_check(store, tmp_path, monkeypatch):
+def test_an_epoch_is_kept_whatever_becomes_of_its_svm_check(
+    store, parts_folder, tmp_path, monkeypatch
+):
     def broken(*_):
         raise DataError("no such shape")
 
-    monkeypatch.setattr(pretrain.svm, "check", broken)
+    monkeypatch.setattr(pretrain.svm.Check, "__call__", broken)
     config = pretrain_config(
-        store, tmp_path / "run", svm=SvmCheckConfig(data="procedural", every=2, points=128)
+        store, tmp_path / "run", svm=SvmCheckConfig(data=parts_folder, every=2, points=64)
     )
     with pytest.raises(DataError, match="no such shape"):
         pretrain.run(config)
@@ -212,7 +248,7 @@ def test_a_run_is_never_overwritten(store, trained):
 
 
 def test_resuming_with_other_settings_is_refused(store, trained):
-    with pytest.raises(ConfigError, match="seed: 0 there, 1 asked"):
+    with pytest.raises(ConfigError, match="seed: the run has 0, this command expects 1"):
         pretrain.run(pretrain_config(store, trained.parent, seed=1), resume=True)
 
 
@@ -236,13 +272,13 @@ def test_the_cached_step_equals_the_online_step(store):
     reader = StoreReader(store)
     config = pretrain_config(store, store.parent / "unused")
     torch.manual_seed(0)
-    model = pretrain.build_model(config, reader).eval()
+    model = pretraining.build_model(config, reader).eval()
     batch = {name: torch.from_numpy(array) for name, array in reader.read([0, 5, 9]).items()}
     axes = view_axes(3)
-    image_model = extract_2d.load_image_model(
+    image_model = load_image_model(
         "timm:test_vit", "random", 64, "own", torch.device("cpu"), torch.float32
     )
-    online = extract_2d.encode_batch(batch["points"], axes, image_model, "sum", 2048)
+    online = encode_batch(batch["points"], axes, image_model, "sum", 2048)
     pixel_map = PixelMap(batch["pixel_origin"], batch["pixel_size"], batch["pixel_shift"].long())
     at = pixels(batch["points"], pixel_map, axes, 64)
     masked = torch.rand(3, 16, generator=step_generator(0)).argsort(dim=1) >= 4

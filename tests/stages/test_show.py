@@ -1,15 +1,15 @@
 import pytest
 from matplotlib.image import imread
 
+from i2pmae.checkpoints import checkpoint
 from i2pmae.config import PretrainConfig, ShowConfig, TargetConfig
 from i2pmae.errors import CheckpointError, StoreError
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.stages import show
-from i2pmae.stages.pretrain import network_sizes
 from i2pmae.store import StoreReader
-from i2pmae.training import checkpoint
+from i2pmae.training.pretraining import network_sizes
 
-from .conftest import TINY_ENCODER
+from ..conftest import TINY_ENCODER
 
 PLAIN = {"depth", "features", "masks"}
 

@@ -1,7 +1,9 @@
 import json
+import re
 import shutil
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import trimesh
@@ -12,7 +14,7 @@ from i2pmae.errors import CheckpointError, DataError
 from i2pmae.evaluation.vectors import read_vectors, write_vectors
 from i2pmae.stages import embed, similar
 
-from .conftest import TINY_ENCODER
+from ..conftest import TINY_ENCODER
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +57,16 @@ def test_neighbors_are_the_other_shapes_by_cosine(vectors):
         "box/box_0",
         "box/box_2",
     ]
-    cosines = [row["cosine"] for row in found["neighbors"]]
-    assert cosines == sorted(cosines, reverse=True)
+    scores = [row["score"] for row in found["neighbors"]]
+    assert scores == sorted(scores, reverse=True)
     values = read_vectors(vectors)
-    one, other = (values.vectors[values.ids.index(name)] for name in ("box/box_1", "box/box_2"))
-    expected = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    directions = values.whitened()
+    one, other = (directions[values.ids.index(name)] for name in ("box/box_1", "box/box_2"))
     row = next(row for row in found["neighbors"] if row["id"] == "box/box_2")
-    assert row["cosine"] == pytest.approx(expected, abs=1e-5)
+    assert row["score"] == pytest.approx(one @ other, abs=1e-5)
+    pairs = (directions @ directions.T)[np.triu_indices(6, 1)]
+    below = 100 * (pairs < row["score"] - 1e-6).mean()
+    assert row["percentile"] == pytest.approx(below, abs=1e-3)
     assert {row["class"] for row in found["neighbors"][:2]} == {"box"}
     assert len(find(vectors, "box/box_1", top=2)["neighbors"]) == 2
 
@@ -70,8 +75,9 @@ def test_a_file_is_encoded_as_the_others_were(vectors, folder, tmp_path):
     query = shutil.copy(folder / "ball" / "ball_1.stl", tmp_path / "mine.stl")
     found = find(vectors, query)
     assert found["query"] == {"file": str(query), "class": None, "split": None}
+    assert found["duplicates"] == ["ball/ball_1"]  # it is a copy, found by its content
+    assert "ball/ball_1" not in [row["id"] for row in found["neighbors"]]
     assert found["neighbors"][0]["class"] == "ball"
-    assert found["neighbors"][0]["cosine"] > 0.9
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).standard_normal((500, 3)))
     assert len(find(vectors, tmp_path / "mine.npy")["neighbors"]) == 5
 
@@ -81,7 +87,7 @@ def test_a_file_is_pooled_as_the_others_were(untrained, folder, tmp_path):
     embed.run(values.model_copy(update={"pooling": "levels"}))
     assert read_vectors(values.out).vectors.shape == (6, 2 * sum(TINY_ENCODER.widths))
     query = shutil.copy(folder / "ball" / "ball_1.stl", tmp_path / "mine.stl")
-    assert find(values.out, query)["neighbors"][0]["cosine"] > 0.9
+    assert find(values.out, query)["neighbors"][0]["class"] == "ball"
 
 
 def test_the_checkpoint_may_move_but_not_change(vectors, folder, untrained, tmp_path):
@@ -99,6 +105,18 @@ def test_the_checkpoint_may_move_but_not_change(vectors, folder, untrained, tmp_
     with pytest.raises(CheckpointError, match="run i2pmae embed again"):
         find(other, query)
     assert find(gone, "box/box_1")["neighbors"]  # ids need no checkpoint
+
+
+def test_copies_of_a_shape_are_named_apart_and_never_a_find(untrained, folder, tmp_path, capsys):
+    shapes = shutil.copytree(folder, tmp_path / "shapes")
+    shutil.copy(shapes / "box" / "box_1.stl", shapes / "box" / "again.stl")
+    out = tmp_path / "v.npz"
+    embed.run(EmbedConfig(checkpoint=untrained, data=shapes, out=out, points=256))
+    found = find(out, "box/box_1", top=2)
+    assert found["duplicates"] == ["box/again"]
+    assert {row["id"] for row in found["neighbors"]} <= {"box/box_0", "box/box_2", "ball/ball_0"}
+    assert re.search(r"^ same +box/again ", capsys.readouterr().out, re.MULTILINE)
+    assert find(out, shapes / "box" / "box_1.stl")["duplicates"] == ["box/again", "box/box_1"]
 
 
 def test_the_picture_shows_the_shapes(vectors, folder, tmp_path):
@@ -155,6 +173,7 @@ def test_vectors_from_elsewhere_are_refused(vectors, tmp_path):
         labels=values.labels[:1],
         splits=values.splits[:1],
         vectors=values.vectors[:1],
+        paths=values.paths[:1],
     )
     write_vectors(tmp_path / "one.npz", alone)
     with pytest.raises(DataError, match="no other shape"):
@@ -177,3 +196,19 @@ def test_the_command_prints_a_table_or_one_object(vectors, monkeypatch, capsys):
     assert len(json.loads(out)["neighbors"]) == 2
     code, out, err = command(monkeypatch, capsys, "/no/such.npz", "x", "--json")
     assert (code, out, err.count("\n")) == (1, "", 1)
+
+
+def test_a_stored_cloud_in_another_unit_is_found_by_its_file(untrained, tmp_path):
+    rng = np.random.default_rng(0)
+    clouds = rng.standard_normal((20, 600, 3)) * rng.uniform(0.2, 1, (20, 1, 3)) * 1000 + 70
+    for split, rows in {"train": slice(10), "test": slice(10, 20)}.items():
+        with h5py.File(tmp_path / f"{split}.h5", "w") as file:
+            file["data"], file["label"] = clouds[rows], np.arange(10) % 2
+        (tmp_path / f"{split}_files.txt").write_text(f"{split}.h5\n")
+    (tmp_path / "shape_names.txt").write_text("a\nb\n")
+    out = tmp_path / "v.npz"
+    embed.run(EmbedConfig(checkpoint=untrained, data=tmp_path, out=out, points=256))
+    np.save(tmp_path / "query.npy", clouds[13])
+    found = find(out, tmp_path / "query.npy")
+    assert found["duplicates"] == ["test/00003"]
+    assert len(found["neighbors"]) == 5

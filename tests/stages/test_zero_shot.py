@@ -14,10 +14,12 @@ from i2pmae.errors import ConfigError, StoreError, StoreMismatchError, WeightsEr
 from i2pmae.image_model.text import load_text_tower
 from i2pmae.stages import extract_2d, zero_shot
 from i2pmae.store import StoreReader, open_cache
+from i2pmae.store.location import Location
+from i2pmae.store.metadata import load_info
 from i2pmae.store.schema import DONE, SKIPPED, StoreSpec, arrays
 from i2pmae.store.writer import open_writer
 
-from .conftest import extract_config
+from ..conftest import extract_config
 
 CONFIG = {
     "embed_dim": 16,
@@ -113,7 +115,13 @@ def planted(weights, tmp_path):
 
 
 def run(cache, **changes):
-    return zero_shot.run(ZeroShotConfig(cache=cache, **changes))
+    recorded = load_info(Location.of(cache)).provenance["weights"]
+    return zero_shot.run(ZeroShotConfig(cache=cache, **({"pretrained": recorded} | changes)))
+
+
+def test_weights_that_a_store_names_are_never_a_file(clip_store):
+    with pytest.raises(ConfigError, match=r"name it with --pretrained.*small\.safetensors"):
+        zero_shot.run(ZeroShotConfig(cache=clip_store))
 
 
 def test_cosines_agree_with_the_slow_version(clip_store, weights):
@@ -237,17 +245,17 @@ def test_articles_and_underscores():
     ]
 
 
-def test_mean_patches_by_hand():
-    features = np.zeros((1, 1, 2, 2, 2), np.int8)
-    features[0, 0, 0, 1], features[0, 0, 1, 1] = (100, 0), (120, -4)
-    means = zero_shot.mean_patches(features, np.array([[0.5, 2]], np.float32))
-    np.testing.assert_array_equal(means, [[[55, -4]]])
-    assert zero_shot.mean_patches(np.zeros((1, 1, 2, 2, 2), np.int8), None).tolist() == [[[0, 0]]]
-
-
-def test_the_command(planted, monkeypatch, capsys):
+def test_the_command(planted, weights, monkeypatch, capsys):
     path = planted()
-    arguments = ["zero-shot", path, "--classes", "mug, night_stand,airplane", "--json"]
+    arguments = [
+        "zero-shot",
+        path,
+        "--pretrained",
+        weights,
+        "--classes",
+        "mug, night_stand,airplane",
+        "--json",
+    ]
     monkeypatch.setattr(sys, "argv", ["i2pmae", *map(str, arguments), "--template", "a {}"])
     with pytest.raises(SystemExit) as exit_:
         main()

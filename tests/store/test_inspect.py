@@ -3,19 +3,24 @@ import json
 import dask.array as da
 import numpy as np
 import pytest
+import torch
 import xarray
 
 from i2pmae.errors import StoreError
+from i2pmae.geometry.projection import PixelMap, back_project, pixels
+from i2pmae.store import StoreReader
 from i2pmae.store import open_cache as lazily_imported
 from i2pmae.store.inspect import describe, open_cache
-from i2pmae.store.schema import ARRAYS, arrays
+from i2pmae.store.schema import arrays
 
-PER_SHAPE = [array.name for array in ARRAYS if array.layout != "store"]
+from ..conftest import USUAL_ARRAYS
+
+PER_SHAPE = [array.name for array in USUAL_ARRAYS if array.layout != "store"]
 
 
 def test_arrays_by_name(store, written):
     cache = open_cache(store)
-    assert list(cache) == [array.name for array in ARRAYS]
+    assert list(cache) == [array.name for array in USUAL_ARRAYS]
     assert "features" in cache
     assert "surprise" not in cache
     for name, values in written.items():
@@ -26,6 +31,15 @@ def test_arrays_by_name(store, written):
     assert cache.attrs["settings"]["seed"] == 0
     with pytest.raises(KeyError):
         cache["surprise"]
+
+
+def test_a_cache_prints_what_it_holds(store, spec):
+    first, *others = repr(open_cache(store)).splitlines()
+    assert first == (
+        f"Cache({str(store)!r}: {spec.n_shapes} shapes of {spec.n_points} points, 2 classes)"
+    )
+    assert f"  points: float32 ({spec.n_shapes}, {spec.n_points}, 3)" in others
+    assert len(others) == len(USUAL_ARRAYS)
 
 
 def test_features_are_values(store, written):
@@ -123,3 +137,19 @@ def test_the_package_offers_it_without_importing_it():
     assert lazily_imported is open_cache
     with pytest.raises(ImportError):
         from i2pmae.store import surprise  # noqa: F401
+
+
+def test_point_features_are_what_pre_training_reads(store):
+    reader, cache = StoreReader(store), open_cache(store)
+    found = cache.point_features(4)
+    assert found.shape == (reader.n_views, reader.n_points, reader.channels)
+    batch = {n: torch.from_numpy(a) for n, a in reader.read([4], reader.step_arrays).items()}
+    map_ = PixelMap(batch["pixel_origin"], batch["pixel_size"], batch["pixel_shift"].long())
+    at = pixels(batch["points"], map_, torch.from_numpy(reader.view_axes), reader.image_size)
+    expected = back_project(batch["features"], at, reader.image_size, batch.get("feature_scale"))
+    np.testing.assert_array_equal(found, expected[0].numpy())
+    for index in (-1, len(reader)):
+        with pytest.raises(IndexError, match=f"shape {index} of {len(reader)}"):
+            cache.point_features(index)
+    with pytest.raises(StoreError, match="shape 5 was skipped"):
+        cache.point_features(5)

@@ -44,6 +44,19 @@ def test_the_second_is_refused_and_told_who_holds_it(folder):
     assert not list(folder.parent.iterdir())
 
 
+def test_a_link_to_a_store_has_no_lock_of_its_own(folder):
+    (folder.parent / "elsewhere").mkdir()
+    link = folder.parent / "elsewhere" / "link.zarr"
+    link.symlink_to(folder)
+    for first, second in (
+        (folder, link),
+        (link, folder),
+        (folder, folder.parent / "elsewhere" / ".." / folder.name),
+    ):
+        with FolderLock(first), pytest.raises(StoreError, match="is being written"):
+            FolderLock(second).acquire()
+
+
 def test_a_released_lock_can_be_taken_again(folder):
     for _ in range(2):
         with FolderLock(folder):

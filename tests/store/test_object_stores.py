@@ -1,6 +1,9 @@
 """Stores on a real S3 server on this machine, and one that throttles and drops connections."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,6 +18,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from i2pmae.errors import StoreError
+from i2pmae.stages import copy
 from i2pmae.store import lock as locks
 from i2pmae.store.inspect import describe
 from i2pmae.store.location import Location
@@ -140,6 +144,46 @@ def objects(url):
     """Content of all objects of a store, as `contents` gives it of a folder."""
     place = Location.of(url)
     return {key: place.read(key) for key in sorted(place.keys(""))}
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket, spec, open_):  # noqa: ARG001
+    with pytest.raises(StoreError, match=r"there is no bucket for s3://no-such-bucket/x\.zarr"):
+        open_("s3://no-such-bucket/x.zarr", spec)
+
+
+def test_a_public_bucket_is_read_without_credentials(store, bucket, tmp_path, monkeypatch):
+    copy.run(store, f"{bucket}/public.zarr")
+    files().chmod(bucket, acl="public-read", recursive=True)
+    files().chmod(bucket, acl="public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "yes")
+    copy.run(f"{bucket}/public.zarr", tmp_path / "mine.zarr")
+    assert contents(tmp_path / "mine.zarr") == contents(store)
+    assert StoreReader(f"{bucket}/public.zarr").read([3])["points"].shape == (1, 16, 3)
+
+
+def test_nothing_is_logged_where_there_are_no_credential_files(store, bucket, tmp_path):
+    """TensorStore would say at each opening that it found none."""
+    copy.run(store, f"{bucket}/quiet.zarr")
+    code = "import sys; from i2pmae.store import StoreReader; StoreReader(sys.argv[1]).read([0])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"{bucket}/quiet.zarr"],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+def test_a_store_is_copied_to_a_bucket_and_back(store, bucket, tmp_path):
+    copy.run(store, f"{bucket}/copy.zarr")
+    assert objects(f"{bucket}/copy.zarr") == contents(store)
+    assert copy.run(store, f"{bucket}/copy.zarr")["copied"] == 0
+    copy.run(f"{bucket}/copy.zarr", f"{bucket}/deep/er.zarr")
+    copy.run(f"{bucket}/deep/er.zarr", tmp_path / "back.zarr")
+    assert contents(tmp_path / "back.zarr") == contents(store)
 
 
 def assert_equals_folder(url, store, written):

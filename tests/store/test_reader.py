@@ -7,9 +7,11 @@ import zarr
 
 from i2pmae.errors import StoreError
 from i2pmae.store.reader import StoreReader, epoch_order
-from i2pmae.store.schema import ARRAYS, arrays
+from i2pmae.store.schema import arrays
 
-PER_SHAPE = [array.name for array in ARRAYS if array.layout != "store"]
+from ..conftest import USUAL_ARRAYS
+
+PER_SHAPE = [array.name for array in USUAL_ARRAYS if array.layout != "store"]
 STRINGS = ("id", "split")
 NUMBERS = [name for name in PER_SHAPE if name not in STRINGS]
 DONE_SHAPES = [0, 1, 2, 3, 4, 6, 7, 8, 9]  # 5 is skipped

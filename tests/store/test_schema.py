@@ -5,7 +5,14 @@ import pytest
 from i2pmae.store.schema import ARRAYS, SCHEMA_VERSION, StoreSpec, arrays
 
 README = Path(__file__).parents[2] / "cache" / "README.md"
-PRESENCE = {"always": "every store", "int8": "int8 stores", "parts": "stores with parts"}
+PRESENCE = {
+    "always": "every store",
+    "int8": "int8 stores",
+    "parts": "stores with parts",
+    "depth": "all but `surface-normals`",
+    "normals": "`surface-normals`",
+    "visible": "`visible_only`",
+}
 
 
 def readme_rows() -> list[list[str]]:

@@ -1,6 +1,10 @@
 import os
+import shutil
 import subprocess
 import sys
+import time
+from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +13,17 @@ import pytest
 import zarr
 
 from i2pmae.errors import StoreError, StoreMismatchError
+from i2pmae.store import writer
 from i2pmae.store.location import Location
 from i2pmae.store.metadata import load_info
 from i2pmae.store.quantize import encode
-from i2pmae.store.schema import ARRAYS, DONE, SKIPPED, StoreSpec, arrays
+from i2pmae.store.schema import DONE, SKIPPED, StoreSpec, arrays
 from i2pmae.store.writer import StoreWriter
 
-NAMES = [array.name for array in ARRAYS]
-PER_SHAPE = [array.name for array in ARRAYS if array.layout != "store"]
+from ..conftest import USUAL_ARRAYS
+
+NAMES = [array.name for array in USUAL_ARRAYS]
+PER_SHAPE = [array.name for array in USUAL_ARRAYS if array.layout != "store"]
 
 
 class CrashError(Exception):
@@ -40,6 +47,32 @@ def test_what_is_written_is_read_by_zarr(store, written, spec):
     assert group["view_axes"].shape == (3, 3, 3)
     assert group.attrs["complete"] is True
     assert not list(store.parent.glob("*.lock*"))
+
+
+def test_files_are_those_that_zarr_would_write(store, written, spec, tmp_path):
+    again = Path(shutil.copytree(store, tmp_path / "again.zarr"))
+    for name in PER_SHAPE:
+        shutil.rmtree(again / name / "c")
+    group = zarr.open_group(again, mode="r+")
+    for name in PER_SHAPE:
+        array = group[name].with_config({"write_empty_chunks": True})
+        for k in range(spec.n_shards):
+            array[spec.shard(k)] = written[name][spec.shard(k)]
+    assert contents(again) == contents(store)
+
+
+def test_threads_may_write_different_shards(tmp_path, spec, open_, monkeypatch, values_of):
+    def find_slowly(shards, k):
+        time.sleep(0.002)
+        return bisect_left(shards, k)
+
+    monkeypatch.setattr(StoreWriter, "_write_files", lambda *_: None)
+    monkeypatch.setattr(writer, "bisect_left", find_slowly)
+    spec = replace(spec, n_shapes=40 * spec.shard_size)
+    with open_(tmp_path / "x.zarr", spec) as opened, ThreadPoolExecutor(8) as pool:
+        values, expected = values_of(spec, 0), opened.pending[1::2]
+        list(pool.map(lambda k: opened.write_shard(k, values), range(0, 40, 2)))
+        assert opened.pending == expected
 
 
 def test_no_foreign_files(store):
@@ -108,7 +141,7 @@ def test_a_run_cut_during_creation_continues_to_the_same_bytes(
 
     with monkeypatch.context() as patch:
         patch.setattr(zarr, "create_array", crash)
-        patch.setattr("i2pmae.store.writer._consolidate", crash_at_the_end)
+        patch.setattr("i2pmae.store.creation._consolidate", crash_at_the_end)
         with pytest.raises(CrashError):
             open_(cut, spec)
     assert contents(write_store(cut, spec)) == contents(store)
@@ -224,12 +257,12 @@ def test_every_difference_is_named(store, spec, open_):
     message = str(raised.value)
     assert "\n" not in message
     for difference in (
-        "n_shapes: the store has 10, this run expects 12",
-        "dtype: the store has int8, this run expects float16",
-        "image_model.name: the store has tiny, this run expects large",
-        "seed: the store has 0, this run expects nothing",
-        "depth: the store has nothing, this run expects sum",
-        "class_names: the store has ['chair', 'table'], this run expects ['chair']",
+        "n_shapes: the store has 10, this command expects 12",
+        "dtype: the store has int8, this command expects float16",
+        "image_model.name: the store has tiny, this command expects large",
+        "seed: the store has 0, this command expects nothing",
+        "depth: the store has nothing, this command expects sum",
+        "class_names: the store has ['chair', 'table'], this command expects ['chair']",
     ):
         assert difference in message
     assert "size" not in message.replace("sizes", "")

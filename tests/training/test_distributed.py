@@ -9,21 +9,23 @@ from i2pmae.config import PretrainConfig
 from i2pmae.errors import ConfigError, TrainingError
 from i2pmae.geometry.draws import Part, uniform
 from i2pmae.interrupts import Terminated, delayed_stop
-from i2pmae.model.layers import DropPath
-from i2pmae.model.tokenizer import RowNorm
+from i2pmae.model.layers import Dropout, DropPath
+from i2pmae.model.pretraining import TARGET_LEVEL
+from i2pmae.model.row_norm import RowNorm
 from i2pmae.training import distributed
-from i2pmae.training.distributed import Team
+from i2pmae.training.distributed import ProcessGroup
+from i2pmae.training.pretraining import shared_losses
 
 
 def test_alone_nothing_is_exchanged():
-    model, team = torch.nn.Linear(2, 2), Team()
-    assert team.is_first
-    assert team.wrap(model, synchronize_norms=True) is model
-    assert torch.equal(team.mean(torch.ones(2, dtype=torch.float64)), torch.ones(2))
+    model, process_group = torch.nn.Linear(2, 2), ProcessGroup()
+    assert process_group.is_first
+    assert process_group.wrap(model, synchronize_norms=True) is model
+    assert torch.equal(process_group.mean(torch.ones(2, dtype=torch.float64)), torch.ones(2))
     with delayed_stop() as stop:
-        assert not team.agree(stop, late=False)
-        assert team.agree(stop, late=True)
-    team.wait()
+        assert not process_group.agree(stop, late=False)
+        assert process_group.agree(stop, late=True)
+    process_group.wait()
 
 
 @pytest.mark.parametrize(
@@ -31,13 +33,12 @@ def test_alone_nothing_is_exchanged():
     [(8, 1, 2, True), (8, 2, 4, True), (8, 3, 1, False), (6, 1, 4, False), (8, 4, 4, False)],
 )
 def test_a_step_must_be_divisible(batch_size, accumulate, count, fits):
-    config = PretrainConfig(out="unused", batch_size=batch_size, accumulate=accumulate)
-    team = Team(Part(0, count))
+    process_group = ProcessGroup(Part(0, count))
     if fits:
-        team.check_batch(config)
+        process_group.check_batch(batch_size, accumulate)
     else:
         with pytest.raises(ConfigError, match=f"multiple of {count * accumulate}"):
-            team.check_batch(config)
+            process_group.check_batch(batch_size, accumulate)
 
 
 class Together:
@@ -91,7 +92,7 @@ def test_a_signal_of_another_process_stops_this_one(monkeypatch):
 
     monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
     with delayed_stop() as stop:
-        assert Team(Part(0, 2), together=True).agree(stop, late=False)
+        assert ProcessGroup(Part(0, 2), together=True).agree(stop, late=False)
         with pytest.raises(Terminated):
             stop.obey()
 
@@ -99,34 +100,40 @@ def test_a_signal_of_another_process_stops_this_one(monkeypatch):
 @pytest.mark.parametrize("synchronize_norms", [True, False])
 def test_what_is_random_or_synchronized_knows_the_others(monkeypatch, synchronize_norms):
     monkeypatch.setattr(distributed, "DistributedDataParallel", lambda model, **_: model)
-    model, part = torch.nn.Sequential(RowNorm(2), DropPath(0.5)), Part(1, 2)
-    Team(part, together=True).wrap(model, synchronize_norms=synchronize_norms)
-    assert model[1].part == part
+    model, part = torch.nn.Sequential(RowNorm(2), DropPath(0.5), Dropout(0.5)), Part(1, 2)
+    ProcessGroup(part, together=True).wrap(model, synchronize_norms=synchronize_norms)
+    assert model[1].part == model[2].part == part
     assert (model[0].total == distributed._Total.apply) == synchronize_norms
-    generator = Team(part, together=True).generator(0, torch.device("cpu"))
+    generator = ProcessGroup(part, together=True).generator(0, torch.device("cpu"))
     ours, whole = uniform((2, 3), generator), torch.Generator().manual_seed(0)
     assert torch.equal(ours, torch.rand(4, 3, generator=whole)[2:])
 
 
 @pytest.mark.parametrize(
-    ("tokens", "of_all", "expected"),
-    [("visible", 4, (3 * 1 + 1 * 5) / 4), ("masked", 4, (1 * 1 + 3 * 5) / 4), ("all", 8, 3)],
+    ("compared", "expected"),
+    [((3, 1), (3 * 1 + 1 * 5) / 4), ((1, 3), (1 * 1 + 3 * 5) / 4), ((4, 4), 3)],
 )
-def test_losses_count_by_the_tokens_that_they_are_means_of(monkeypatch, tokens, of_all, expected):
+def test_losses_count_by_what_they_are_means_of(monkeypatch, compared, expected):
     """One process has 3 visible and 1 hidden tokens, the other 1 and 3."""
     outputs = [
         SimpleNamespace(
-            masks=[torch.arange(4)[None] >= n_visible] * (distributed.TARGET_LEVEL + 1),
+            masks=[torch.arange(4)[None] >= n_visible] * (TARGET_LEVEL + 1),
             loss=torch.tensor(0.0),
             loss_2d=torch.tensor(loss_2d),
             loss_3d=torch.tensor(loss_3d),
+            n_compared=torch.tensor(n_compared),
         )
-        for n_visible, loss_2d, loss_3d in ((3, 1.0, 10.0), (1, 5.0, 30.0))
+        for n_compared, (n_visible, loss_2d, loss_3d) in zip(
+            compared, ((3, 1.0, 10.0), (1, 5.0, 30.0)), strict=True
+        )
     ]
-    total = torch.tensor([of_all, 4.0])
+    total = torch.tensor([float(sum(compared)), 4.0])
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda counts: counts.copy_(total))
-    targets = PretrainConfig(out="unused", targets={"tokens_2d": tokens}).targets
-    found = [Team(Part(k, 2), together=True).losses(outputs[k], targets) for k in range(2)]
+    targets = PretrainConfig(out="unused").targets
+    found = [
+        shared_losses(outputs[k], targets, ProcessGroup(Part(k, 2), together=True))
+        for k in range(2)
+    ]
     loss, loss_2d, loss_3d = (sum(found) / 2).tolist()
     assert (loss_2d, loss_3d) == (expected, (1 * 10 + 3 * 30) / 4)
     assert loss == pytest.approx(targets.weight_2d * loss_2d + targets.weight_3d * loss_3d)
@@ -148,7 +155,7 @@ def test_a_lost_process_is_one_line_and_a_bug_is_none(monkeypatch, error, expect
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda *_, **__: None)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(expected) as raised, distributed.team(torch.device("cpu")):
+        with pytest.raises(expected) as raised, distributed.process_group(torch.device("cpu")):
             raise error
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -163,6 +170,6 @@ def test_processes_without_a_device_of_their_own_are_refused(monkeypatch, kind):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with (
         pytest.raises(ConfigError, match=r"--device mps|lower --nproc-per-node"),
-        distributed.team(torch.device(kind)),
+        distributed.process_group(torch.device(kind)),
     ):
         pass

@@ -33,3 +33,18 @@ def test_no_smoothing_is_cross_entropy():
 def test_one_class_cannot_be_smoothed():
     with pytest.raises(ValueError, match="two classes"):
         smoothed_cross_entropy(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), 0.1)
+
+
+def test_weights_count_the_shapes_of_a_class():
+    logits, labels = (
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),
+        torch.arange(4) % 3,
+    )
+    single = torch.stack(
+        [smoothed_cross_entropy(logits[i : i + 1], labels[i : i + 1], 0.1) for i in range(4)]
+    )
+    weights = torch.tensor([2.0, 0.5, 1.0])
+    found = smoothed_cross_entropy(logits, labels, 0.1, weights)
+    assert torch.allclose(found, (single * weights[labels]).mean())
+    plain = smoothed_cross_entropy(logits, labels, 0, torch.ones(3))
+    assert torch.allclose(plain, F.cross_entropy(logits, labels))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from i2pmae.checkpoints.official import official_name
 from i2pmae.config import EncoderConfig, MaskingConfig, OptimConfig, TargetConfig
-from i2pmae.model.official import official_name
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.training.optim import (
     learning_rate,

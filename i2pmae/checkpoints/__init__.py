@@ -1,0 +1,1 @@
+"""Checkpoint files, the networks in them, and the names of the release."""

@@ -1,0 +1,58 @@
+"""Features of every point of shapes: a file per shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from i2pmae.atomic_write import written
+from i2pmae.config import EmbedConfig
+from i2pmae.datasets import ShapeSource
+from i2pmae.evaluation.features import extract_features
+from i2pmae.evaluation.tables import file_of_shape
+from i2pmae.model.frozen import FrozenEncoder
+
+
+class DenseFiles:
+    """Writes `points` (N, 3) float32 and `features` (N, C) float16 of shapes to `.npz` files.
+
+    Attributes:
+        folder: where they go; it is called as the file of vectors, without its ending.
+    """
+
+    def __init__(
+        self,
+        config: EmbedConfig,
+        source: ShapeSource,
+        encoder: FrozenEncoder,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.folder = config.out.with_suffix("")
+        self._config, self._source, self._encoder = config, source, encoder
+        self._device, self._dtype = device, dtype
+
+    def write(self, points: Sequence[NDArray[np.float32]], indices: Sequence[int]) -> None:
+        """Write the files of a batch.
+
+        Raises:
+            DataError: if one cannot be written.
+        """
+        features = extract_features(
+            self._encoder.point_features,
+            points,
+            batch_size=len(points),
+            device=self._device,
+            dtype=self._dtype,
+        )
+        for index, cloud, of_points in zip(indices, points, features, strict=True):
+            with written(self.file(index)) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, points=cloud, features=of_points.astype(np.float16))
+
+    def file(self, index: int) -> Path:
+        """Where the features of a shape go."""
+        return file_of_shape(self.folder, self._source.ids[index], "npz")

@@ -1,0 +1,1 @@
+"""Files to vertices, faces and points: one file per format."""

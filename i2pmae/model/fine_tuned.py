@@ -1,0 +1,56 @@
+"""What a classifier and a segmenter know besides their weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2pmae.config import EncoderConfig
+from i2pmae.geometry.grouping import gather_rows
+from i2pmae.geometry.sampling import farthest_points
+from i2pmae.geometry.transforms import normalize_to_unit_sphere
+from i2pmae.model.encoder import Encoder
+
+
+class FineTuned(nn.Module):
+    """An encoder that was fine-tuned on labeled shapes; its head is a subclass's.
+
+    Args:
+        encoder: the encoder's settings.
+        class_names: of the shapes, if they are known.
+        normalized: as of `Encoder`.
+
+    Attributes:
+        n_points: points of a cloud that it was trained on; None where nothing says it.
+        sampling: how evaluation chose these points; None where nothing says it.
+        up: axis that pointed up in the files of the shapes it was trained on.
+    """
+
+    def __init__(
+        self, encoder: EncoderConfig, class_names: Sequence[str], *, normalized: bool = False
+    ):
+        super().__init__()
+        self.config = encoder
+        self.class_names = tuple(class_names)
+        self.n_points: int | None = None
+        self.sampling: str | None = None
+        self.up = "y"
+        self.encoder = Encoder(encoder, normalized=normalized)
+
+    def prepared(self, points: Any) -> tuple[Tensor, Tensor]:
+        """Clouds as files hold them, and the points of each that the network is to see.
+
+        Args:
+            points: (B, N, 3), or (N, 3) of one cloud, tensor or array, any unit.
+
+        Returns:
+            (B, N, 3) in the unit sphere on the network's device, and as many farthest points of
+            each as the network was trained on, or the clouds themselves if they have no more.
+        """
+        device = next(self.parameters()).device
+        clouds = torch.as_tensor(points, dtype=torch.float32, device=device)
+        clouds = normalize_to_unit_sphere(clouds[None] if clouds.ndim == 2 else clouds)
+        if self.n_points is None or self.n_points >= clouds.shape[1]:
+            return clouds, clouds
+        return clouds, gather_rows(clouds, farthest_points(clouds, self.n_points))

@@ -1,0 +1,1 @@
+"""Procedural shapes: twelve classes for the demo, random ones without end to pre-train on."""

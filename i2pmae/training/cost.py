@@ -1,0 +1,100 @@
+"""What a pre-training will cost, measured by a few steps on random clouds."""
+
+from __future__ import annotations
+
+import time
+from typing import TypedDict
+
+import torch
+
+from i2pmae.config import PretrainConfig
+from i2pmae.device import pick_device, pick_dtype
+from i2pmae.geometry.projection import fit_pixels, view_axes
+from i2pmae.model.pretraining import PretrainingModel
+from i2pmae.training.pretraining import pretraining_step
+
+_BATCH = 4  # shapes of a measured step
+_STEPS = 2  # measured, after one that warms up
+
+
+class Cost(TypedDict):
+    """What a pre-training would take."""
+
+    epochs: int
+    seconds_per_epoch: float
+    seconds: float
+    shapes_per_s: float
+    parameters: int
+
+
+def pretraining_cost(
+    config: PretrainConfig, *, n_shapes: int, n_views: int, channels: int, image_size: int
+) -> Cost:
+    """How long `pretrain` would take: a few steps on random clouds, forward and backward.
+
+    Args:
+        config: settings of the pre-training.
+        n_shapes: shapes of the store.
+        n_views, channels, image_size: of the store's features.
+
+    Returns:
+        See `Cost`.
+
+    Raises:
+        ConfigError: if clouds have too few points for the encoder.
+    """
+    config.encoder.require_points(config.points, "points")
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.precision, device)
+    model = PretrainingModel(
+        config.encoder,
+        config.masking,
+        config.targets,
+        n_views=n_views,
+        image_channels=channels,
+        image_size=image_size,
+        embed=config.embed,
+    ).to(device)
+    axes = view_axes(n_views)
+    batch = _random_batch(config, axes, channels, image_size)
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    generator = torch.Generator(device).manual_seed(config.seed)
+    started = 0.0
+    for step in range(1 + _STEPS):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            output = pretraining_step(model, batch, config, axes.to(device), generator)
+        output.loss.backward()
+        float(output.loss.detach())  # waits for the device
+        if step == 0:
+            started = time.perf_counter()
+    per_shape = (time.perf_counter() - started) / (_STEPS * _BATCH)
+    return {
+        "epochs": config.epochs,
+        "seconds_per_epoch": round(per_shape * n_shapes, 1),
+        "seconds": round(per_shape * n_shapes * config.epochs, 1),
+        "shapes_per_s": round(1 / per_shape, 3),
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+    }
+
+
+def _random_batch(
+    config: PretrainConfig, axes: torch.Tensor, channels: int, image_size: int
+) -> dict[str, torch.Tensor]:
+    """Arrays of a store, filled by chance."""
+    generator = torch.Generator().manual_seed(config.seed)
+    points = torch.randn(_BATCH, config.points, 3, generator=generator)
+    points = torch.nn.functional.normalize(points, dim=2)
+    pixel_map = fit_pixels(points, axes, image_size)
+    side = max(image_size // 16, 1)
+    shape = (_BATCH, len(axes), side, side)
+    return {
+        "points": points,
+        "saliency": torch.rand(shape, generator=generator),
+        "features": torch.randint(
+            -127, 127, (*shape, channels), dtype=torch.int8, generator=generator
+        ),
+        "feature_scale": torch.full((_BATCH, channels), 0.1),
+        "pixel_origin": pixel_map.origin,
+        "pixel_size": pixel_map.size,
+        "pixel_shift": pixel_map.shift,
+    }

@@ -1,0 +1,73 @@
+"""Recommended settings of both stages for a data set and a machine."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from i2pmae.config import ExtractConfig, ImageModelConfig, PretrainConfig
+from i2pmae.image_model.names import PACKAGED
+from i2pmae.image_model.present import weights_present
+from i2pmae.recipes import load_config
+
+FEW = 3000  # shapes below which the paper's network has too little to learn from
+SMALL = "pretrain-small"
+
+
+class Recommendation(NamedTuple):
+    """Settings of a stage, what to type for them, and why."""
+
+    config: Any
+    command: str
+    why: str
+    recipe: str | None = None
+
+
+def recommend_pretraining(
+    store: str, n_shapes: int, n_points: int, device: torch.device
+) -> Recommendation:
+    """The paper's network where there are thousands of shapes and a GPU, else the small one.
+
+    Args:
+        store: to train from, as it is typed.
+        n_shapes: to train on.
+        n_points: of every shape.
+        device: to train on.
+
+    Returns:
+        `config` is a `PretrainConfig`.
+    """
+    lacking = ["no GPU"] * (device.type == "cpu") + [f"fewer than {FEW:,} shapes"] * (
+        n_shapes < FEW
+    )
+    recipe = SMALL if lacking else None
+    config = load_config(PretrainConfig, "pretrain", recipe=recipe, options={"cache": Path(store)})
+    words = ["i2pmae", "pretrain", *(["--recipe", recipe] if recipe else []), "--cache", store]
+    fewer = {}
+    for name, most in (("batch_size", n_shapes), ("points", n_points)):
+        if getattr(config, name) > most > 0:
+            fewer[name] = most
+            words += [f"--{name.replace('_', '-')}", str(most)]
+    config = config.model_copy(update=fewer)
+    why = " and ".join(lacking) or f"{n_shapes:,} shapes and a GPU"
+    return Recommendation(config, shlex.join(words), why, recipe)
+
+
+def recommend_extraction(data: str, store: str, device: torch.device) -> Recommendation:
+    """The default 2D model on a GPU; without one, the packaged one if it is installed.
+
+    Returns:
+        `config` is an `ExtractConfig`.
+    """
+    name, why = ImageModelConfig().name, "the paper's"
+    if device.type == "cpu" and weights_present(PACKAGED):
+        name, why = PACKAGED, "no GPU: the default one takes several times as long"
+    options = {"data": Path(data), "cache": Path(store), "split": "all", "image_model.name": name}
+    words = ["i2pmae", "extract-2d", data, "--split", "all", "--cache", store]
+    words += ["--image-model", name] if name == PACKAGED else []
+    return Recommendation(
+        load_config(ExtractConfig, "extract-2d", options=options), shlex.join(words), why
+    )

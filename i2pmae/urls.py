@@ -1,0 +1,18 @@
+"""URLs that may have been made paths, which keep one slash of two."""
+
+import re
+from pathlib import Path
+
+HUB = "hf"
+
+_COLLAPSED = re.compile(r"^([a-z][a-z0-9]+):/(?!/)")  # what pathlib makes of hf://owner ...
+
+
+def as_typed(path: str | Path) -> str:
+    """A path as text, a URL with both its slashes."""
+    return _COLLAPSED.sub(r"\1://", str(path))
+
+
+def is_hub_name(path: str | Path) -> bool:
+    """Whether a path stands for a repository of the Hugging Face Hub: `hf://owner/name`."""
+    return as_typed(path).startswith(f"{HUB}://")
