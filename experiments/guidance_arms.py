@@ -95,6 +95,8 @@ STORES: dict[str, tuple[str, ...]] = {
     "kicad/vit-block-6": KICAD,
     "kicad/vit-block-6-test": (*KICAD, "--split", "test"),
     "kicad/vit-random-block-6": (*KICAD, "--pretrained", "random"),
+    "kicad/vit-block-6-oblique": (*KICAD, "--set", "views.pose=oblique"),
+    "kicad/vit-block-6-upright": (*KICAD, "--set", "views.pose=upright"),
     "kicad/vit": (*VIT, "--up", "z"),
     "kicad/vit-random": (*VIT, "--up", "z", "--pretrained", "random"),
 }
@@ -137,11 +139,14 @@ ONLY_3D = ("targets.kind=3d", RANDOM_MASKS)
 LONG = ("epochs=16", "optim.cosine_epochs=16")
 # Over four copies, which the network still sees in other sizes and places.
 ONE_PASS = (*as_many_steps(1), "augment.scale_per_axis=false")
-AS_THEY_LIE = ("augment.scale=[1.0,1.0]", "augment.shift=0")
-GENTLE = (*AS_THEY_LIE, "optim.lr=1e-3")  # fine-tuning
+NO_AUGMENTATION = ("augment.scale=[1.0,1.0]", "augment.shift=0")
+GENTLE = (*NO_AUGMENTATION, "optim.lr=1e-3")  # fine-tuning
 MAIN = (
     *("i2p-mae", "3d-only", "targets-only", "masking-only", "random"),
-    *(f"kicad/{arm}" for arm in ("i2p-mae", "random-vit", "3d-only", "random", "2d-features")),
+    *(
+        f"kicad/{arm}"
+        for arm in ("i2p-mae", "random-vit", "3d-only", "paper", "random", "2d-features")
+    ),
 )
 PRETRAINED_LONG, BLOCK_6_LONG = "16-epochs-no-augmentation", "block-6-16-epochs-no-augmentation"
 ONLY_3D_LONG, SCRATCH = "3d-only-equal-time", "finetune-scratch"
@@ -167,7 +172,7 @@ ARMS: dict[str, Arm] = {
     ),
     PRETRAINED_LONG: Arm(
         "16 epochs, no augmentation",
-        (*LONG, *AS_THEY_LIE),
+        (*LONG, *NO_AUGMENTATION),
         5,
         against=(
             "i2p-mae",
@@ -194,7 +199,7 @@ ARMS: dict[str, Arm] = {
     ),
     BLOCK_6_LONG: Arm(
         "features of the sixth block, 16 epochs, no augmentation",
-        (*LONG, *AS_THEY_LIE),
+        (*LONG, *NO_AUGMENTATION),
         5,
         "vit-block-6",
         against=(
@@ -208,24 +213,26 @@ ARMS: dict[str, Arm] = {
     ),
     f"targets-only-{BLOCK_6_LONG}": Arm(
         "random masking, features of the sixth block, 16 epochs, no augmentation",
-        (RANDOM_MASKS, *LONG, *AS_THEY_LIE),
+        (RANDOM_MASKS, *LONG, *NO_AUGMENTATION),
         5,
         "vit-block-6",
         against=("random",),
     ),
     "3d-only-16-epochs-no-augmentation": Arm(
-        "3D only, 16 epochs, no augmentation", (*ONLY_3D, *LONG, *AS_THEY_LIE), against=("3d-only",)
+        "3D only, 16 epochs, no augmentation",
+        (*ONLY_3D, *LONG, *NO_AUGMENTATION),
+        against=("3d-only",),
     ),
     "random-vit-16-epochs-no-augmentation": Arm(
         "2D network with random weights, 16 epochs, no augmentation",
-        (*LONG, *AS_THEY_LIE),
+        (*LONG, *NO_AUGMENTATION),
         5,
         "vit-random",
         against=("random-vit", "random", "3d-only-16-epochs-no-augmentation", ONLY_3D_LONG),
     ),
     ONLY_3D_LONG: Arm(  # more epochs than fit into the time of 16 and of the features
         f"3D only, as long as `{PRETRAINED_LONG}` with its features",
-        (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
+        (*ONLY_3D, *NO_AUGMENTATION, "epochs=30", "optim.cosine_epochs=30"),
         5,
         against=("3d-only", "random"),
     ),
@@ -307,28 +314,41 @@ ARMS: dict[str, Arm] = {
         against=(),
     ),
 }
-LONG_AS_THEY_LIE = (*LONG, *AS_THEY_LIE)
+LONG_WITHOUT_AUGMENTATION = (*LONG, *NO_AUGMENTATION)
+PAPER = (
+    "encoder.init=paper",
+    "masking.standardize=false",
+    "optim.schedule=epoch",
+    "targets.standardize=false",
+)
 KICAD_ARMS = {
     "i2p-mae": Arm(
         "2D-guided masking, targets of the pre-trained network",
-        LONG_AS_THEY_LIE,
+        LONG_WITHOUT_AUGMENTATION,
         5,
         "vit-block-6",
-        against=("random-vit", "3d-only", "random", "2d-features", "targets-only"),
+        against=("random-vit", "3d-only", "paper", "random", "2d-features", "targets-only"),
     ),
     "random-vit": Arm(
         "2D-guided masking, targets of the 2D network with random weights",
-        LONG_AS_THEY_LIE,
+        LONG_WITHOUT_AUGMENTATION,
         5,
         "vit-random-block-6",
         against=("3d-only", "random"),
     ),
     "3d-only": Arm(
         "random masking, 3D target only (Point-M2AE)",
-        (*ONLY_3D, *LONG_AS_THEY_LIE),
+        (*ONLY_3D, *LONG_WITHOUT_AUGMENTATION),
         5,
         "vit-block-6",
         against=("random",),
+    ),
+    "paper": Arm(
+        "the paper's settings: last block, raw targets, its initial weights, saliency and schedule",
+        (*PAPER, *LONG_WITHOUT_AUGMENTATION),
+        5,
+        "vit",
+        against=("3d-only", "random"),
     ),
     "random": Arm(
         "random weights, not trained", (), 5, "vit-block-6", features="random", against=()
@@ -343,28 +363,38 @@ KICAD_ARMS = {
     ),
     "targets-only": Arm(
         "random masking, targets of the pre-trained network",
-        (RANDOM_MASKS, *LONG_AS_THEY_LIE),
+        (RANDOM_MASKS, *LONG_WITHOUT_AUGMENTATION),
         5,
         "vit-block-6",
         against=("3d-only", "random"),
     ),
+    **{
+        pose: Arm(
+            f"as `kicad/i2p-mae`, {pose} views",
+            LONG_WITHOUT_AUGMENTATION,
+            3,
+            f"vit-block-6-{pose}",
+            against=("i2p-mae", "paper"),
+        )
+        for pose in ("oblique", "upright")
+    },
     ONLY_3D_LONG: Arm(
         "3D only, as long as 16 epochs with features and their extraction",
-        (*ONLY_3D, *AS_THEY_LIE, "epochs=30", "optim.cosine_epochs=30"),
+        (*ONLY_3D, *NO_AUGMENTATION, "epochs=30", "optim.cosine_epochs=30"),
         5,
         "vit-block-6",
         against=("random",),
     ),
     "last-block": Arm(
         "as `kicad/i2p-mae`, features of the last block",
-        LONG_AS_THEY_LIE,
+        LONG_WITHOUT_AUGMENTATION,
         3,
         "vit",
         against=("i2p-mae", "random-vit-last-block"),
     ),
     "random-vit-last-block": Arm(
         "as `kicad/random-vit`, features of the last block",
-        LONG_AS_THEY_LIE,
+        LONG_WITHOUT_AUGMENTATION,
         3,
         "vit-random",
         against=("random-vit",),
