@@ -316,6 +316,7 @@ ARMS: dict[str, Arm] = {
 }
 LONG_WITHOUT_AUGMENTATION = (*LONG, *NO_AUGMENTATION)
 PAPER = (
+    "embed=all",
     "encoder.init=paper",
     "masking.standardize=false",
     "optim.schedule=epoch",
