@@ -28,6 +28,7 @@ class PretrainingOutput(NamedTuple):
     loss_2d: Tensor  # scalar float32; 0 where not asked for
     loss_3d: Tensor  # scalar float32; 0 where not asked for
     masks: list[Tensor]  # (B, G) bool per level, fine to coarse, True = hidden
+    packings: list[Packing]  # of the visible tokens, per level
     grouping: Grouping
     decoded: Tensor  # (B, G_1, C_1) the decoder's tokens
     n_compared: Tensor  # scalar int64, what `loss_2d` is the mean of: neighbors, or views of them
@@ -141,7 +142,9 @@ class PretrainingModel(nn.Module):
                 decoded, grouping, packings, *needed, feature_scale, seen
             )
         loss = self.targets.weight_2d * loss_2d + self.targets.weight_3d * loss_3d
-        return PretrainingOutput(loss, loss_2d, loss_3d, masks, grouping, decoded, n_compared)
+        return PretrainingOutput(
+            loss, loss_2d, loss_3d, masks, packings, grouping, decoded, n_compared
+        )
 
     def features(self, points: Tensor) -> Tensor:
         """Frozen feature, (B, N, 3) to (B, C): maximum over the coarsest tokens.
@@ -168,9 +171,11 @@ class PretrainingModel(nn.Module):
         """
         size = self.config.group_sizes[TARGET_LEVEL]
         predicted: Tensor = self.head_2d(tokens).view(len(tokens), size, self.n_views, -1)
-        if self.standardized:
-            predicted = predicted * self.target_deviation + self.target_mean
-        return predicted
+        return self.unstandardize(predicted)
+
+    def unstandardize(self, values: Tensor) -> Tensor:
+        """Image features (..., C) of what the 2D loss compares, in the store's unit."""
+        return values * self.target_deviation + self.target_mean if self.standardized else values
 
     def semantic_targets(
         self,

@@ -164,7 +164,16 @@ def reconstruct(model: PretrainingModel, views: ShapeViews, seed: int = 0) -> Re
         made = [neighbors[row][masked[row]].flatten(0, 1).numpy() for row in shapes]
     compared = [(np.zeros((0, 3), np.float32),) * 3 for _ in shapes]
     if model.targets.kind != "3d":
-        compared = [_compare_features(model, views, output, row) for row in shapes]
+        targets = model.semantic_targets(
+            grouping,
+            output.packings,
+            views.batch["features"],
+            views.pixels,
+            views.batch.get("feature_scale"),
+            views.seen,
+        )
+        true = model.unstandardize(targets)
+        compared = [_compare_features(model, views, output, true[row], row) for row in shapes]
     return Reconstruction(
         hidden, visible, made, *(list(column) for column in zip(*compared, strict=True))
     )
@@ -201,12 +210,12 @@ def require_fit(model: PretrainingModel, reader: StoreReader, n_points: int, nam
 
 
 def _compare_features(
-    model: PretrainingModel, views: ShapeViews, output: PretrainingOutput, row: int
+    model: PretrainingModel, views: ShapeViews, output: PretrainingOutput, true: Tensor, row: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Centers that the network predicts features of, the true ones and the predicted ones.
 
-    A center is predicted once for every visible group it belongs to; the mean counts. Where the
-    shape's own mean is not predicted, the true features are without it as well.
+    A center is predicted once for every visible group it belongs to; the mean counts. `true`
+    (L, V, C) is what the 2D loss compares with.
     """
     grouping = output.grouping
     tokens = output.decoded[row][~output.masks[TARGET_LEVEL][row]]
@@ -218,16 +227,12 @@ def _compare_features(
     total.index_add_(0, neighbors.flatten(), said.flatten(0, 1))
     times = torch.bincount(neighbors.flatten(), minlength=len(centers))
     told = times > 0
-    truth = views.features[row][finest]
+    if model.targets.tokens_2d == "visible":
+        true = true[output.packings[0].position[row]]
     seen = None if views.seen is None else views.seen[row, :, finest[told]][None]
-    predicted = (total[told] / times[told, None, None]).transpose(0, 1)
-    predicted = mean_over_views(predicted[None], seen)[0]
-    if model.targets.remove_shape_mean:
-        visible = model.targets.tokens_2d == "visible"
-        truth = truth - (truth[told] if visible else truth).mean(dim=0)
-        if model.standardized:
-            truth += model.target_mean
-    return centers[told].numpy(), truth[told].numpy(), predicted.numpy()
+    both = torch.stack([true[told], total[told] / times[told, None, None]]).transpose(1, 2)
+    true, predicted = mean_over_views(both, seen).unbind()
+    return centers[told].numpy(), true.numpy(), predicted.numpy()
 
 
 def _hidden(views: ShapeViews, grouping: Grouping, masks: Sequence[Tensor]) -> Hidden:

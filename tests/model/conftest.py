@@ -16,7 +16,7 @@ from i2pmae.checkpoints.official import from_official, official_name, to_officia
 from i2pmae.config import EncoderConfig, MaskingConfig, TargetConfig
 from i2pmae.geometry import projection
 from i2pmae.geometry.grouping import Grouping
-from i2pmae.model.packing import Packing, member_rows, pack
+from i2pmae.model.packing import Packing, member_rows
 from i2pmae.model.pretraining import PretrainingModel, PretrainingOutput
 
 Weights = dict[str, Tensor]
@@ -283,7 +283,7 @@ def golden_step(
         masked = torch.from_numpy(golden[f"top{mask}"])
         output = released(points, features, saliency, pixels, masked=masked)
         hook.remove()
-        packings = pack(output.masks, released.config.group_sizes, 13)
+        packings = output.packings
         found = released.semantic_targets(output.grouping, packings, features, pixels)
         members = member_rows(output.grouping.neighbor_indices[1], *packings[:2])
         targets = found.flatten(2).flatten(0, 1)[members[packings[1].counted]]

@@ -12,7 +12,7 @@ from i2pmae.geometry import projection
 from i2pmae.geometry.grouping import gather_rows, point_indices
 from i2pmae.model import packing as packing_module
 from i2pmae.model.masking import carry_through
-from i2pmae.model.packing import member_rows, pack
+from i2pmae.model.packing import member_rows
 from i2pmae.model.pretraining import PretrainingModel
 
 VIEWS, CHANNELS, SIZE = 2, 5, 32
@@ -117,7 +117,7 @@ def test_losses_and_gradients_agree_with_the_plain_network(
 def test_semantic_targets_agree_with_enlarged_maps(make, batch):
     model = make()
     output = batch.step(model)
-    packings = pack(output.masks, model.config.group_sizes, 4)
+    packings = output.packings
     found = model.semantic_targets(output.grouping, packings, batch.features, batch.pixels)
     assert found.shape == (3, packings[0].filled.shape[1], VIEWS, CHANNELS)
     assert not found.requires_grad

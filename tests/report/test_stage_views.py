@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from i2pmae.checkpoints.networks import load_pretraining
 from i2pmae.config import MaskingConfig
 from i2pmae.errors import CheckpointError
-from i2pmae.geometry.projection import PixelMap, pixels
+from i2pmae.geometry.projection import PixelMap, back_project, pixels
 from i2pmae.report.stage_views import draw_masks, encoder_for, read_shapes, reconstruct, require_fit
 from i2pmae.store import StoreReader
 
@@ -120,6 +122,29 @@ def test_features_without_their_shapes_mean_are_compared_so(trained, views, aske
             mean = views.features[row].numpy()[chosen].mean(axis=0)
         np.testing.assert_allclose(moved, np.broadcast_to(mean, moved.shape), atol=1e-4)
         np.testing.assert_array_equal(reconstructed.predicted[row], raw.predicted[row])
+
+
+def test_a_shapes_mean_is_taken_view_by_view_over_centers_that_are_seen(trained, views):
+    """The slow way: features of a view, less their mean there, averaged over views that see."""
+    model = load_pretraining(trained)
+    model.targets = model.targets.model_copy(update={"remove_shape_mean": True})
+    batch = views.batch
+    features = back_project(batch["features"], views.pixels, 64, batch["feature_scale"])
+    model.standardized, mean, std = True, features.mean(dim=(0, 1, 2)), features.std(dim=(0, 1, 2))
+    model.register_buffer("target_mean", mean)
+    model.register_buffer("target_deviation", std)
+    seen = torch.rand(views.pixels.shape[:3], generator=torch.Generator().manual_seed(0)) < 0.5
+    found = reconstruct(model, replace(views, seen=seen))
+    for row in range(2):
+        centers = torch.from_numpy(found.centers[row])
+        at = torch.cdist(centers, views.points[row]).argmin(dim=1)
+        counts = seen[row][:, at]
+        of_views = features[row][:, at]
+        of_views = [one - one[sees].mean(dim=0) for one, sees in zip(of_views, counts, strict=True)]
+        for k, center in enumerate(found.targets[row]):
+            which = [v for v in range(3) if counts[v, k] or not counts[:, k].any()]
+            slow = mean + sum(of_views[v][k] for v in which) / len(which)
+            np.testing.assert_allclose(center, slow.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_networks_of_other_stores_are_refused(trained, untrained, reader):
