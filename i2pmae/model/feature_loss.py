@@ -30,7 +30,7 @@ class FeatureLoss(nn.Linear):
         neighbors: Tensor,
         counted: Tensor,
         seen: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Mean squared error over the tokens that count.
 
         Args:
@@ -41,7 +41,8 @@ class FeatureLoss(nn.Linear):
             seen: (N, V) bool, the views whose features of a neighbor count; None: all.
 
         Returns:
-            Scalar, at least float32.
+            Scalar, at least float32, and how many neighbors, or views of them with `seen`, it is
+            the mean of.
         """
         dtype = product_dtype(self.weight)
         with torch.autocast(tokens.device.type, enabled=False):
@@ -55,16 +56,12 @@ class FeatureLoss(nn.Linear):
                 seen,
                 torch.is_grad_enabled(),
             )
-        share = 1 if seen is None else seen.shape[1]
-        n_values = self.n_compared(neighbors, counted, seen) * (targets.shape[1] // share)
-        return found / n_values.clamp(min=1)
-
-    @staticmethod
-    def n_compared(neighbors: Tensor, counted: Tensor, seen: Tensor | None) -> Tensor:
-        """How many neighbors, or views of neighbors, `loss` is the mean of; arguments as there."""
         if seen is None:
-            return counted.sum() * neighbors.shape[1]
-        return (counted[:, None, None] * seen[neighbors]).sum()
+            n_compared, n_values = counted.sum() * neighbors.shape[1], targets.shape[1]
+        else:
+            n_compared = (counted[:, None, None] * seen[neighbors]).sum()
+            n_values = targets.shape[1] // seen.shape[1]
+        return found / (n_compared * n_values).clamp(min=1), n_compared
 
 
 class _SquaredError(torch.autograd.Function):

@@ -276,16 +276,15 @@ class PretrainingModel(nn.Module):
         tokens = decoded.flatten(0, 1)
         if self.targets.tokens_2d == "visible":
             rows = member_rows(neighbors, packings[TARGET_LEVEL - 1], packing)
-            compared = tokens.index_select(0, packing.chosen), targets, rows, packing.counted, seen
-            return self.head_2d.loss(*compared), self.head_2d.n_compared(*compared[2:])
+            tokens = tokens.index_select(0, packing.chosen)
+            return self.head_2d.loss(tokens, targets, rows, packing.counted, seen)
         # Every token is predicted, those that are asked count: no size depends on the mask.
         first = torch.arange(len(neighbors), device=tokens.device) * grouping.centers[0].shape[1]
         rows = (neighbors + first[:, None, None]).flatten(0, 1)
         asked = torch.ones_like(packing.visible)
         if self.targets.tokens_2d == "masked":
             asked = ~packing.visible
-        compared = tokens, targets, rows, asked.flatten(), seen
-        return self.head_2d.loss(*compared), self.head_2d.n_compared(*compared[2:])
+        return self.head_2d.loss(tokens, targets, rows, asked.flatten(), seen)
 
     def _asked_points(self, grouping: Grouping, packings: list[Packing]) -> Tensor:
         """Indices (B, L) of the points whose image features are targets."""

@@ -27,7 +27,8 @@ def test_agrees_with_the_slow_version_and_so_do_gradients(seeded):
     head = seeded(FeatureLoss(5, 3, 4).double())
     tokens, targets = noise(4, 5).requires_grad_(), noise(7, 4, seed=1)
     inputs = [tokens, head.weight, head.bias]
-    found = head.loss(tokens, targets, NEIGHBORS, COUNTED)
+    found, n_compared = head.loss(tokens, targets, NEIGHBORS, COUNTED)
+    assert n_compared == 9
     expected = slow_loss(head, tokens, targets)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(
@@ -43,14 +44,14 @@ def test_views_that_see_nothing_do_not_count(seeded):
     tokens, targets = noise(4, 5).requires_grad_(), noise(7, 4, seed=1)
     seen = noise(7, 2, seed=2) > 0
     inputs = [tokens, head.weight, head.bias]
-    found = head.loss(tokens, targets, NEIGHBORS, COUNTED, seen)
+    found, n_compared = head.loss(tokens, targets, NEIGHBORS, COUNTED, seen)
     errors = []
     for token, members in zip(tokens[COUNTED], NEIGHBORS[COUNTED], strict=True):
         predicted = (head.weight @ token + head.bias).view(3, 2, 2)
         for k, member in enumerate(members):
             error = (predicted[k] - targets[member].view(2, 2)) ** 2
             errors += list(error[seen[member]].flatten())
-    assert head.n_compared(NEIGHBORS, COUNTED, seen) == len(errors) / 2
+    assert n_compared == len(errors) / 2
     expected = torch.stack(errors).mean()
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(
@@ -62,18 +63,18 @@ def test_views_that_see_nothing_do_not_count(seeded):
 def test_float32_is_close_to_float64(seeded):
     head = seeded(FeatureLoss(5, 3, 4).double())
     tokens, targets = noise(4, 5), noise(7, 4, seed=1)
-    expected = head.loss(tokens, targets, NEIGHBORS, COUNTED)
-    found = head.float().loss(tokens.float(), targets.float(), NEIGHBORS, COUNTED)
+    expected, _ = head.loss(tokens, targets, NEIGHBORS, COUNTED)
+    found, _ = head.float().loss(tokens.float(), targets.float(), NEIGHBORS, COUNTED)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_bfloat16_autocast_sums_in_float32(seeded):
     head = seeded(FeatureLoss(64, 3, 40))
     tokens, targets = noise(4, 64).float().requires_grad_(), noise(7, 40, seed=1).float()
-    expected = head.loss(tokens, targets, NEIGHBORS, COUNTED)
+    expected, _ = head.loss(tokens, targets, NEIGHBORS, COUNTED)
     exact = torch.autograd.grad(expected, [tokens, head.weight, head.bias])
     with torch.autocast("cpu", torch.bfloat16):
-        found = head.loss(tokens, targets, NEIGHBORS, COUNTED)
+        found, _ = head.loss(tokens, targets, NEIGHBORS, COUNTED)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(expected.item(), rel=0.01)
     rough = torch.autograd.grad(found, [tokens, head.weight, head.bias])
@@ -85,7 +86,7 @@ def test_bfloat16_autocast_sums_in_float32(seeded):
 def test_nothing_counts(seeded):
     head = seeded(FeatureLoss(5, 3, 4).double())
     tokens = noise(4, 5).requires_grad_()
-    found = head.loss(tokens, noise(7, 4), NEIGHBORS, torch.zeros(4, dtype=torch.bool))
+    found, _ = head.loss(tokens, noise(7, 4), NEIGHBORS, torch.zeros(4, dtype=torch.bool))
     found.backward()
     assert found.item() == 0
     assert not tokens.grad.any()
@@ -96,7 +97,7 @@ def test_without_gradients_the_loss_is_the_same(seeded):
     head = seeded(FeatureLoss(5, 3, 4).double())
     tokens, targets = noise(4, 5), noise(7, 4, seed=1)
     with torch.no_grad():
-        found = head.loss(tokens, targets, NEIGHBORS, COUNTED)
+        found, _ = head.loss(tokens, targets, NEIGHBORS, COUNTED)
     torch.testing.assert_close(found, slow_loss(head, tokens, targets).detach())
 
 
@@ -104,5 +105,5 @@ def test_as_a_layer_it_predicts_neighbor_by_neighbor(seeded):
     head = seeded(FeatureLoss(5, 3, 4).double())
     token = noise(1, 5)
     targets = head(token).detach().view(3, 4)
-    found = head.loss(token, targets, torch.tensor([[0, 1, 2]]), torch.tensor([True]))
+    found, _ = head.loss(token, targets, torch.tensor([[0, 1, 2]]), torch.tensor([True]))
     assert found.item() == pytest.approx(0, abs=1e-20)
