@@ -808,7 +808,7 @@ def extract_rows(bench: Bench) -> Iterator[Row]:
             yield Row(f"encoding, {precision}, {n_shapes} shapes", partial(encode, *given))
             work = partial(encode_at_once, *given)
             yield Row(f"encoding by threads, {precision}, {n_shapes} shapes", work)
-    yield Row("image model, fp16", partial(bare, bench, "fp16"), needs_cuda=True)
+    yield Row("image model, fp16", partial(image_model_alone, bench, "fp16"), needs_cuda=True)
     for precision in ("bf16", "fp32"):
         for n_shapes in bench.sizes.encoded if precision == "bf16" else bench.sizes.encoded[-1:]:
             work = partial(into_store, bench, n_shapes, rates, precision)
@@ -880,13 +880,18 @@ def encode_at_once(bench: Bench, n_shapes: int, rates: dict[str, float], precisi
     return {**found, "share_of_image_model": found["shapes_per_s"] / rate}
 
 
-def bare(bench: Bench, precision: str) -> Figures:
-    """The image model alone."""
+def image_model_alone(bench: Bench, precision: str, compiled: bool = False) -> Figures:
+    """The image model alone, as it is or compiled."""
     n_shapes = bench.sizes.encoded[-1]
     image_model = bench.image_model(precision)
+    if compiled:
+        image_model = copy.copy(image_model)  # the other is not to be compiled
+        reset_compiler()
+        image_model.compile(3 * n_shapes)
     images = torch.rand(3 * n_shapes, image_model.info.image_size, image_model.info.image_size)
     images = images.to(bench.device)
-    return bench.timed(lambda: image_model(images), n_shapes)
+    with torch.inference_mode():  # as in stage one; in another mode it would be compiled again
+        return bench.timed(lambda: image_model(images), n_shapes)
 
 
 def into_store(bench: Bench, n_shapes: int, rates: dict[str, float], precision: str) -> Figures:
@@ -1026,7 +1031,8 @@ def compiled_rows(bench: Bench) -> Iterator[Row]:
             graph = partial(captured_compiled, bench, kept)
             yield Row(f"CUDA graph of {name}", graph, needs_cuda=True)
         kept.clear()
-    yield Row("image model, bf16", partial(compiled_image_model, bench), needs_cuda=True)
+    alone = partial(image_model_alone, bench, "bf16", compiled=True)
+    yield Row("image model, bf16", alone, needs_cuda=True)
 
 
 class CompiledStep(NamedTuple):
@@ -1100,17 +1106,6 @@ def compiled(
         "without_cuda_graph": counters["inductor"]["cudagraph_skips"],
         "loss": float(last[0]),
     }
-
-
-def compiled_image_model(bench: Bench) -> Figures:
-    """The image model alone, compiled."""
-    n_shapes = bench.sizes.encoded[-1]
-    image_model = copy.copy(bench.image_model("bf16"))  # the other is not to be compiled
-    reset_compiler()
-    image_model.compile(3 * n_shapes)
-    images = torch.rand(3 * n_shapes, image_model.info.image_size, image_model.info.image_size)
-    images = images.to(bench.device)
-    return bench.timed(lambda: image_model(images), n_shapes)
 
 
 def reset_compiler() -> dict[str, Counter[str]]:
