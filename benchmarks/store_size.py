@@ -244,10 +244,10 @@ def similarities(features: Array, decoded: Array, others: dict[str, Array]) -> A
 
 
 def standardized_cosine(features: Array, decoded: Array, others: dict[str, Array]) -> float:
-    """Mean cosine after taking off the channels' mean, over their deviation, of patches read."""
+    """Mean cosine of patches read, channels at mean 0 and standard deviation 1."""
     read = features.any(axis=-1)
-    mean, deviation = features[read].mean(axis=0), features[read].std(axis=0)
-    both = [(values - mean) / deviation * read[..., None] for values in (features, decoded)]
+    mean, std = features[read].mean(axis=0), features[read].std(axis=0)
+    both = [(values - mean) / std * read[..., None] for values in (features, decoded)]
     return float(similarities(*both, others).mean())
 
 

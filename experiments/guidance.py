@@ -573,10 +573,10 @@ def difference(pairs: Sequence[tuple[float, float]]) -> str:
 
 def spread(values: Sequence[float]) -> dict[str, float | int]:
     """Mean, sample standard deviation (0 for one value) and number of values."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {
         "mean": round(float(np.mean(values)), 2),
-        "std": round(deviation, 2),
+        "std": round(std, 2),
         "n": len(values),
     }
 

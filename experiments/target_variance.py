@@ -65,8 +65,8 @@ def measure(store: Path, n_shapes: int) -> dict[str, float]:
 def shares(features: Array, labels: NDArray[Any]) -> dict[str, float]:
     """Of features (S, V, h, w, C), zero where no point reads, and labels (S,), -1 for none."""
     read = features.any(axis=-1)
-    mean, deviation = features[read].mean(axis=0), features[read].std(axis=0)
-    values = (features - mean) / np.maximum(deviation, 1e-12) * read[..., None]
+    mean, std = features[read].mean(axis=0), features[read].std(axis=0)
+    values = (features - mean) / np.maximum(std, 1e-12) * read[..., None]
     sums, counts = values.sum(axis=(2, 3)), read.sum(axis=(2, 3))  # (S, V, C), (S, V)
     odd = np.arange(len(values)) % 2 == 1
     left = np.arange(read.shape[3]) < read.shape[3] // 2

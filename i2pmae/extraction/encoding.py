@@ -193,8 +193,9 @@ def quantize_tensor(features: Tensor, relative_step: float) -> tuple[Tensor, Ten
     """`store.quantize.quantize` on any device; scales may differ in their last digits."""
     values = features.flatten(1, 3)
     read = values.any(dim=2).sum(dim=1).clamp(min=1)
-    deviation = (values.square().sum(dim=1) / read[:, None]).sqrt()
-    scale = torch.maximum(relative_step * deviation, values.abs().amax(dim=1) / LARGEST_CODE)
+    rms = (values.square().sum(dim=1) / read[:, None]).sqrt()
+    largest = torch.maximum(values.amax(dim=1), -values.amin(dim=1))
+    scale = torch.maximum(relative_step * rms, largest / LARGEST_CODE)
     scale = torch.where(scale > torch.finfo(torch.float32).tiny, scale, 1)
     codes = (values / scale[:, None]).round().clamp(-LARGEST_CODE, LARGEST_CODE)
     return codes.to(torch.int8).view(features.shape), scale

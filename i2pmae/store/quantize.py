@@ -49,9 +49,9 @@ def quantize(
     """
     values = features.reshape(len(features), -1, features.shape[-1])
     read = np.maximum(values.any(axis=2).sum(axis=1), 1)
-    deviation = np.sqrt(np.einsum("bpc,bpc->bc", values, values) / read[:, None])
+    rms = np.sqrt(np.einsum("bpc,bpc->bc", values, values) / read[:, None])
     largest = np.maximum(values.max(axis=1), -values.min(axis=1))
-    scale = np.maximum(relative_step * deviation, largest / LARGEST_CODE)
+    scale = np.maximum(relative_step * rms, largest / LARGEST_CODE)
     scale = np.where(scale > np.finfo(np.float32).tiny, scale, 1).astype(np.float32)
     codes = values / scale[:, None]
     np.rint(codes, out=codes)
