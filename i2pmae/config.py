@@ -572,7 +572,9 @@ class EvaluateConfig(EncodingConfig):
 
     checkpoint: EncoderField = Path(SHIPPED_DEFAULT)
     cache: Path | None = Field(
-        None, description="Store with the same shapes: its pooled 2D features are compared too."
+        None,
+        description="Store with the same shapes: its pooled 2D features are compared too. "
+        "Default: DATA, where that is a store.",
     )
     folds: int = Field(
         5, gt=1, description="Parts of cross-validation, where DATA has no test split."

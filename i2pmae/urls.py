@@ -1,5 +1,6 @@
-"""URLs that may have been made paths, which keep one slash of two."""
+"""Paths as people read them; URLs that were made paths, which keep one slash of two."""
 
+import os
 import re
 from pathlib import Path
 
@@ -16,3 +17,8 @@ def as_typed(path: str | Path) -> str:
 def is_hub_name(path: str | Path) -> bool:
     """Whether a path stands for a repository of the Hugging Face Hub: `hf://owner/name`."""
     return as_typed(path).startswith(f"{HUB}://")
+
+
+def absolute_path(path: str | Path) -> Path:
+    """A path from the root, without `.` and `..`; links keep the names they have."""
+    return Path(os.path.abspath(path))

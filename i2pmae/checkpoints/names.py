@@ -13,7 +13,7 @@ from i2pmae.errors import CheckpointError, one_line, reason
 from i2pmae.hub import HubName, fetch_weights
 from i2pmae.image_model.weights import file_hash
 from i2pmae.suggest import suggestion
-from i2pmae.urls import as_typed, is_hub_name
+from i2pmae.urls import absolute_path, as_typed, is_hub_name
 
 FOLDER = Path(__file__).parent / "shipped"
 TABLE = "models.toml"
@@ -71,7 +71,7 @@ def recorded(checkpoint: str | Path) -> str:
     """How a checkpoint is written down: a file by its whole path, another by its name."""
     path = Path(checkpoint)
     is_name = is_hub_name(checkpoint) or (not path.exists() and as_typed(checkpoint) in shipped())
-    return as_typed(checkpoint) if is_name else str(path.absolute())
+    return as_typed(checkpoint) if is_name else str(absolute_path(path))
 
 
 def file_of(checkpoint: str | Path) -> Path:

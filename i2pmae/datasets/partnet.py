@@ -26,6 +26,7 @@ from i2pmae.errors import DataError
 from i2pmae.formats.cloud_text import read_text_cloud
 from i2pmae.formats.files import parsing, read_json, storable
 from i2pmae.formats.ply import read_ply
+from i2pmae.urls import absolute_path
 
 _SAMPLES = (  # of an object, the first that is there
     "pts-10000.txt",
@@ -163,7 +164,7 @@ def _pieces(folder: Path) -> list[tuple[str, Path]]:
 
 def _folder_name(folder: Path) -> str:
     """The name of a folder, also where it is given as `.` or `..`."""
-    return os.path.basename(os.path.abspath(folder))
+    return absolute_path(folder).name
 
 
 def _instances(root: Path) -> dict[str, Path]:

@@ -21,6 +21,7 @@ from i2pmae.settings import command_of, differences, flat_rows
 from i2pmae.store import StoreReader
 from i2pmae.training.result import FinetuneResult
 from i2pmae.training.run_folder import Row, RunFolder
+from i2pmae.urls import absolute_path
 
 _OWN = ("out", "command")  # settings that every run has for itself
 
@@ -61,7 +62,7 @@ def gallery_page(config: ReportConfig, saved: Sequence[dict[str, Any]]) -> Page:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Names of folders, whole paths where names are not distinct."""
-    short = [path.absolute().name for path in paths]
+    short = [absolute_path(path).name for path in paths]
     return short if len({*short}) == len(short) else [str(path) for path in paths]
 
 

@@ -44,7 +44,7 @@ from i2pmae.training.labelled import Clouds, LabelledSet, open_labelled
 from i2pmae.training.prediction import Prediction, classified, predict, segmented
 from i2pmae.training.result import FinetuneResult
 from i2pmae.training.run_folder import BEST, Row, RunFolder
-from i2pmae.urls import as_typed
+from i2pmae.urls import absolute_path, as_typed
 
 _BATCH = 16
 _CLASSES = 64  # in a confusion matrix
@@ -70,7 +70,7 @@ def pretraining_page(config: ReportConfig, saved: dict[str, Any]) -> Page:
     folder = RunFolder(config.subject)
     rows = folder.rows()
     page = Page(
-        title=config.subject.absolute().name,
+        title=absolute_path(config.subject).name,
         kind="Pre-training run",
         facts=[[f"{rows[-1].get('epoch', 0) if rows else 0} of {saved['epochs']}", "epochs"]],
         charts=charts_of({"": folder}),
@@ -112,7 +112,7 @@ def finetuning_page(config: ReportConfig, saved: dict[str, Any]) -> Page:
     folder = RunFolder(config.subject)
     result = results_of(folder)
     page = Page(
-        title=config.subject.absolute().name,
+        title=absolute_path(config.subject).name,
         kind=f"Fine-tuning run, {saved['task']}",
         facts=[[f"{saved['epochs']}", "epochs"]],
         charts=charts_of({"": folder}),
@@ -376,7 +376,7 @@ def _weights_of(folder: RunFolder) -> Path:
 
 def settings_table(path: Path, saved: dict[str, Any], title: str = "Run") -> Table:
     """Where a run lies, and its settings."""
-    return Table(title, ["what", "value"], [["path", str(path.absolute())], *flat_rows(saved)])
+    return Table(title, ["what", "value"], [["path", str(absolute_path(path))], *flat_rows(saved)])
 
 
 def _series(name: str, key: str, rows: list[Row]) -> Series:

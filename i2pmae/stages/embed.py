@@ -27,6 +27,7 @@ from i2pmae.evaluation.vectors import FORMATS, Vectors, write_vectors
 from i2pmae.image_model.weights import file_hash
 from i2pmae.progress import note
 from i2pmae.training.run_folder import run_lock
+from i2pmae.urls import absolute_path
 from i2pmae.version import __version__
 
 _N_DRAWN = 6  # shapes
@@ -168,7 +169,7 @@ def _settings(config: EmbedConfig, source: ShapeSource) -> dict[str, object]:
         **kept_settings(config),
         "checkpoint": recorded(config.checkpoint),
         "checkpoint_sha256": file_hash(file_of(config.checkpoint)),
-        "data": str(config.data.absolute() if there else config.data),
+        "data": str(absolute_path(config.data) if there else config.data),
         "layout": source.layout,
         "source_fingerprint": source.fingerprint(),
         "i2pmae": __version__,

@@ -17,6 +17,7 @@ from i2pmae.checkpoints.networks import load_encoder, random_encoder
 from i2pmae.config import EvaluateConfig, to_plain
 from i2pmae.datasets import ShapeSource, locate, open_source
 from i2pmae.datasets.source import SplitError
+from i2pmae.datasets.stored import StoredShapes
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import StoreMismatchError
 from i2pmae.evaluation.bootstrap import Estimate
@@ -60,6 +61,8 @@ def run(config: EvaluateConfig) -> Evaluation:
     trained = load_encoder(config.checkpoint, config.pooling)
     encoders = trained, random_encoder(trained.config, config.seed, config.pooling)
     sources = _sources(config)
+    if config.cache is None and isinstance(sources[0], StoredShapes):
+        config = config.model_copy(update={"cache": config.data})
     for message in (*notes_on_axes(trained.up, sources[0].up), *sources[0].notes):
         note(message)
     n_classes = [len({*source.labels} - {-1}) for source in sources]

@@ -30,6 +30,7 @@ from i2pmae.store.metadata import StoreInfo, load_info
 from i2pmae.store.schema import StoreSpec
 from i2pmae.store.writer import StoreWriter, open_writer
 from i2pmae.training.recommended import recommend_pretraining
+from i2pmae.urls import absolute_path
 
 _LISTED = 10  # unusable shapes that an error names
 
@@ -133,7 +134,7 @@ def store_path(cache: Path, data: Path) -> Path:
     location = Location.of(cache)
     if cache.suffix == ".zarr" or location.folder is None or location.has(METADATA):
         return cache
-    return cache / f"{data.absolute().name.replace(':', '-')}.zarr"
+    return cache / f"{absolute_path(data).name.replace(':', '-')}.zarr"
 
 
 @contextmanager

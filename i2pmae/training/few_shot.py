@@ -33,6 +33,7 @@ from i2pmae.training.prediction import predict
 from i2pmae.training.result import FinetuneResult
 from i2pmae.training.run_folder import RunFolder
 from i2pmae.training.supervised import LabelledTask, begin, may_change, origin
+from i2pmae.urls import absolute_path
 
 _FORMAT = "i2pmae-few-shot-fold"
 _KINDS = (".pkl", ".json")  # published episodes, and ours
@@ -329,7 +330,7 @@ def _write_fold(
     is_path = config.data.exists()
     content = {
         "format": _FORMAT,
-        "data": str(config.data.absolute() if is_path else config.data),
+        "data": str(absolute_path(config.data) if is_path else config.data),
         "layout": source.layout,
         "fingerprint": source.fingerprint(),
         "seed": config.seed,

@@ -58,6 +58,11 @@ def test_2d_features_beside_the_encoder(untrained, parts_folder, parts_store):
     assert found["scores"]["untrained"]["parts"]["value"] > 60
 
 
+def test_a_store_brings_its_own_2d_features(untrained, parts_store):
+    found = evaluate.run(config(untrained, parts_store, points=64))
+    assert "pretrained_minus_image_features" in found["differences"]
+
+
 @pytest.fixture
 def clouds(tmp_path):
     for index in range(8):

@@ -350,6 +350,7 @@ class TestUnusableShapes:
 
 def test_stores_land_in_a_folder_under_the_name_of_the_data(tmp_path):
     assert extract_2d.store_path(tmp_path, Path("a/shapes")) == tmp_path / "shapes.zarr"
+    assert extract_2d.store_path(tmp_path, Path("b/c/..")) == tmp_path / "b.zarr"
     assert extract_2d.store_path(tmp_path / "x.zarr", Path("y")) == tmp_path / "x.zarr"
     named = tmp_path / "procedural-random-9.zarr"
     assert extract_2d.store_path(tmp_path, Path("procedural-random:9")) == named
