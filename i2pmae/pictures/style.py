@@ -33,6 +33,8 @@ SALIENCY = LinearSegmentedColormap.from_list(
 FORMATS = (".png", ".pdf", ".svg")
 _DPI = 200
 _SMALL, _LARGE = 7, 8  # points of type
+_CHARACTER = 0.64  # width of a character as a share of its height, about
+_LONGEST = 24  # characters of a name
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures are the same everywhere
     "svg.fonttype": "none",
@@ -132,7 +134,12 @@ def legend(figure: Figure, entries: Mapping[str, str]) -> None:
 
 def name_row(axes: Axes, name: str) -> None:
     """Write a name to the left of a row's first panel, shortened in its middle if too long."""
-    axes.set_ylabel(_shortened(name), fontsize=_SMALL, color=INK, labelpad=4, parse_math=False)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    height = axes.get_position().height * figure.get_figheight()
+    longest = max(min(int(height * 72 / (_CHARACTER * _SMALL)), _LONGEST), 5)
+    label = _shortened(name, longest)
+    axes.set_ylabel(label, fontsize=_SMALL, color=INK, labelpad=4, parse_math=False)
 
 
 def name_column(axes: Axes, name: str) -> None:
@@ -145,7 +152,7 @@ def name_below(axes: Axes, name: str) -> None:
     axes.text(
         0.5,
         -0.01,
-        _shortened(name),
+        _shortened(name, _LONGEST),
         transform=axes.transAxes,
         ha="center",
         va="top",
@@ -155,8 +162,11 @@ def name_below(axes: Axes, name: str) -> None:
     )
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
+def _shortened(name: str, longest: int) -> str:
+    if len(name) <= longest:
+        return name
+    kept = longest - 1
+    return f"{name[: kept // 2]}…{name[kept // 2 - kept :]}"
 
 
 def save(figure: Figure, path: Path) -> Path:

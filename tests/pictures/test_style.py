@@ -91,3 +91,14 @@ def test_any_name_is_written_as_it_is(tmp_path, name, suffix):
         write(axes[0, 0], name)
     path = save(figure, tmp_path / f"a{suffix}")
     assert suffix == ".png" or path.read_text().count(f">{name}</text>") == 3
+
+
+@pytest.mark.parametrize("height", [0.4, 0.8, 3.0])
+def test_a_rows_name_is_no_longer_than_its_row(height):
+    figure, axes = panels(1, 1, heights=[height], left=0.3)
+    name_row(axes[0, 0], "appliance/train/clothes_washing_machine_11")
+    figure.draw_without_rendering()
+    label = axes[0, 0].yaxis.label
+    assert label.get_window_extent().height <= axes[0, 0].get_window_extent().height
+    assert label.get_text().startswith("a")
+    assert label.get_text().endswith("11")
