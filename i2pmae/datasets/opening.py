@@ -191,7 +191,7 @@ def open_split(path: str | Path, *more: Path, **options: Any) -> ShapeSource:
         raise SplitError(f"{error} Choose one with --split, or read all: --split all.") from None
 
 
-def open_labelled_splits(
+def open_labeled_splits(
     path: str | Path, purpose: str, *, layout: str = "auto", **options: Any
 ) -> tuple[ShapeSource, ShapeSource]:
     """The training and the test split of a data set, all shapes of which have a class.

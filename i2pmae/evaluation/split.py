@@ -53,7 +53,7 @@ def validation_split(
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
-def labelled_part(
+def labeled_part(
     labels: Sequence[int] | NDArray[np.integer], share: float, seed: int
 ) -> NDArray[np.int64]:
     """A share of the shapes, class by class, as if only they had labels.

@@ -40,7 +40,7 @@ from i2pmae.report.stores import (
 )
 from i2pmae.settings import flat_rows
 from i2pmae.store import StoreReader, resolve_store
-from i2pmae.training.labelled import Clouds, LabelledSet, open_labelled
+from i2pmae.training.labeled import Clouds, LabeledSet, open_labeled
 from i2pmae.training.prediction import Prediction, classified, predict, segmented
 from i2pmae.training.result import FinetuneResult
 from i2pmae.training.run_folder import BEST, Row, RunFolder
@@ -129,7 +129,7 @@ def finetuning_page(config: ReportConfig, saved: dict[str, Any]) -> Page:
     try:
         run_config = _run_config(config, saved)
         weights = _weights_of(folder)
-        data = open_labelled(run_config)
+        data = open_labeled(run_config)
         data.test.prepare()
         page.balance = _balance(data)
         if run_config.task == "segmentation":
@@ -175,7 +175,7 @@ def store_of(config: ReportConfig, saved: dict[str, Any]) -> str | Path:
 
 
 def _add_classified(
-    page: Page, config: ReportConfig, run_config: FinetuneConfig, data: LabelledSet, weights: Path
+    page: Page, config: ReportConfig, run_config: FinetuneConfig, data: LabeledSet, weights: Path
 ) -> None:
     """Confusion, shapes with the worst mistakes first, and a map."""
     model = load_classifier(weights).to(pick_device(run_config.device))
@@ -249,7 +249,7 @@ def _predict(model: Classifier | Segmenter, test: Clouds, n_points: int) -> Iter
 
 
 def _add_segmented(
-    page: Page, config: ReportConfig, run_config: FinetuneConfig, data: LabelledSet, weights: Path
+    page: Page, config: ReportConfig, run_config: FinetuneConfig, data: LabeledSet, weights: Path
 ) -> None:
     """Shapes with labeled and predicted parts, the worst first."""
     assert data.class_parts is not None  # a run of segmentation had them
@@ -322,7 +322,7 @@ def _add_results(page: Page, result: FinetuneResult) -> None:
         page.per_class = Table(f"Per {grouped[0][0]}", *grouped)
 
 
-def _balance(data: LabelledSet) -> Balance:
+def _balance(data: LabeledSet) -> Balance:
     """Shapes per class of both splits."""
     n_classes = len(data.class_names)
     splits = {"train": data.train, "test": data.test}

@@ -124,7 +124,7 @@ def _show(kind: str, counts: Counter[str], found: ClassFigures | PartFigures | N
         unit, per_class = "mIoU %", found["per_category"]
         totals = {"all": found["instance_miou"], "mean over categories": found["category_miou"]}
     print_class_table(
-        f"Predicted, {found['n_labelled']} labeled shapes",
+        f"Predicted, {found['n_labeled']} labeled shapes",
         [kind, unit, "predicted so"],
         [[name, f"{value:.2f}", counts[name]] for name, value in per_class.items()],
         [[name, f"{value:.2f}", ""] for name, value in totals.items()],

@@ -13,7 +13,7 @@ from torch import Tensor
 from i2pmae.checkpoints.checkpoint import notes_on_axes
 from i2pmae.checkpoints.networks import load_encoder, random_encoder
 from i2pmae.config import EncoderConfig, SvmCheckConfig, SvmConfig, to_plain
-from i2pmae.datasets import ShapeSource, open_labelled_splits
+from i2pmae.datasets import ShapeSource, open_labeled_splits
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.evaluation.clouds import read_points
 from i2pmae.evaluation.features import extract_features, parts_of_points
@@ -58,7 +58,7 @@ def run(config: SvmConfig, *, table: bool = True) -> Result:
         CheckpointError: if the checkpoint holds no encoder.
     """
     device = pick_device(config.device)
-    train, test = _labelled_splits(config, config.limit)
+    train, test = _labeled_splits(config, config.limit)
     if config.checkpoint is None:
         encoder = random_encoder(config.encoder, config.seed, config.pooling)
         name = "random weights"
@@ -126,9 +126,9 @@ class Check:
 
     def __init__(self, config: SvmCheckConfig, encoder: EncoderConfig) -> None:
         self._config = config
-        self._sources = _labelled_splits(config)
+        self._sources = _labeled_splits(config)
         encoder.require_points(config.points, "svm.points")
-        self._splits: tuple[Labelled, Labelled] | None = None
+        self._splits: tuple[Labeled, Labeled] | None = None
 
     def __call__(self, model: PretrainingModel, device: torch.device) -> float:
         """Accuracy in percent, in float32; the model stays in training mode."""
@@ -152,31 +152,31 @@ class Check:
         return result.accuracy
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Clouds and their classes."""
 
     points: NDArray[np.float32]  # (S, N, 3)
     labels: NDArray[np.int64]  # (S,)
 
 
-def _read(source: ShapeSource, n_points: int | None, *, spare: bool = False) -> Labelled:
-    return Labelled(
+def _read(source: ShapeSource, n_points: int | None, *, spare: bool = False) -> Labeled:
+    return Labeled(
         read_points(source, n_points, spare=spare), np.asarray(source.labels, dtype=np.int64)
     )
 
 
-def _labelled_splits(
+def _labeled_splits(
     config: SvmConfig | SvmCheckConfig, limit: int | None = None
 ) -> tuple[ShapeSource, ShapeSource]:
     data = config.data
     assert data is not None
-    return open_labelled_splits(data, "a linear SVM", limit=limit, **config.reading)
+    return open_labeled_splits(data, "a linear SVM", limit=limit, **config.reading)
 
 
 def _score(
     encoder: Features,
-    train: Labelled,
-    test: Labelled,
+    train: Labeled,
+    test: Labeled,
     *,
     n_points: int | None,
     n_classes: int,

@@ -13,7 +13,7 @@ from i2pmae.config import FinetuneConfig
 from i2pmae.evaluation.features import extract_features
 from i2pmae.evaluation.metrics import accuracy
 from i2pmae.evaluation.svm import linear_svm
-from i2pmae.training.labelled import Clouds
+from i2pmae.training.labeled import Clouds
 from i2pmae.training.loop import Training
 
 

@@ -15,7 +15,7 @@ from i2pmae.errors import DataError
 from i2pmae.evaluation.metrics import accuracy, mean_class_accuracy, per_class_accuracy
 from i2pmae.geometry.transforms import augment
 from i2pmae.model.classifier import Classifier
-from i2pmae.training.labelled import Batch, LabelledSet
+from i2pmae.training.labeled import Batch, LabeledSet
 from i2pmae.training.losses import smoothed_cross_entropy
 from i2pmae.training.prediction import Prediction, Voting, classified
 from i2pmae.training.seeding import step_seed
@@ -41,7 +41,7 @@ class Classification:
         self.weights: Tensor | None = None
 
     @classmethod
-    def of(cls, config: FinetuneConfig, data: LabelledSet) -> Classification:
+    def of(cls, config: FinetuneConfig, data: LabeledSet) -> Classification:
         """For the classes of a data set.
 
         Raises:

@@ -27,12 +27,12 @@ from i2pmae.progress import Progress, note, print_table
 from i2pmae.store import StoreReader, resolve_store
 from i2pmae.training.classify import Classification
 from i2pmae.training.distributed import ProcessGroup
-from i2pmae.training.labelled import Clouds, Indices, SourceClouds, StoreClouds
+from i2pmae.training.labeled import Clouds, Indices, SourceClouds, StoreClouds
 from i2pmae.training.loop import train_epoch
 from i2pmae.training.prediction import predict
 from i2pmae.training.result import FinetuneResult
 from i2pmae.training.run_folder import RunFolder
-from i2pmae.training.supervised import LabelledTask, begin, may_change, origin
+from i2pmae.training.supervised import LabeledTask, begin, may_change, origin
 from i2pmae.urls import absolute_path
 
 _FORMAT = "i2pmae-few-shot-fold"
@@ -190,7 +190,7 @@ def _train_fold(
     counters = (fold.ways, fold.shots, fold.number)
     batch_size = min(config.batch_size, len(fit.labels))
     training = begin(objective, config, process_group, pretrained, counters, batch_size, fit_on=fit)
-    task = LabelledTask(objective, fit, training)
+    task = LabeledTask(objective, fit, training)
     while training.epoch < config.epochs:
         train_epoch(training, task, folder, progress, stop, saves=False)
         process_group.agree(stop, late=False)

@@ -14,7 +14,7 @@ from i2pmae.evaluation.metrics import restrict_to_category
 from i2pmae.evaluation.voting import vote
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.segmenter import Segmenter
-from i2pmae.training.labelled import Batch
+from i2pmae.training.labeled import Batch
 
 Parts = Sequence[Sequence[int]]  # per category, the parts that it may have
 

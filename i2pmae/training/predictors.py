@@ -31,12 +31,12 @@ from i2pmae.evaluation.metrics import (
 )
 from i2pmae.evaluation.tables import Columns, file_of_shape
 from i2pmae.evaluation.voting import POOL_RATIO
-from i2pmae.formats.labelled_points import write_labelled_points
+from i2pmae.formats.labeled_points import write_labeled_points
 from i2pmae.geometry.sampling import farthest_points
 from i2pmae.geometry.transforms import augment
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.segmenter import Segmenter
-from i2pmae.training.labelled import Batch
+from i2pmae.training.labeled import Batch
 from i2pmae.training.prediction import Prediction, Voting, predict
 from i2pmae.training.seeding import step_seed
 from i2pmae.urls import as_typed
@@ -49,7 +49,7 @@ Row = dict[str, Any]
 class ClassFigures(TypedDict):
     """What a classifier reached on labeled shapes, in percent."""
 
-    n_labelled: int
+    n_labeled: int
     accuracy: float
     mean_class_accuracy: float
     per_class: dict[str, float]
@@ -61,7 +61,7 @@ class ClassFigures(TypedDict):
 class PartFigures(TypedDict):
     """What a segmenter reached on labeled shapes: mean IoU in percent."""
 
-    n_labelled: int
+    n_labeled: int
     instance_miou: float
     category_miou: float
     per_category: dict[str, float]
@@ -204,7 +204,7 @@ class ClassPredictor(Predictor[Classifier]):
         mean = mean_class_accuracy(per_class)
         assert mean is not None  # a labeled shape has a class
         return {
-            "n_labelled": len(pairs),
+            "n_labeled": len(pairs),
             "accuracy": accuracy(predicted, truth),
             "mean_class_accuracy": mean,
             "per_class": per_class,
@@ -245,7 +245,7 @@ class PartPredictor(Predictor[Segmenter]):
         for index, shape, predicted in zip(indices, shapes, parts, strict=True):
             category, name = self.categories[index], self.source.ids[index]
             file = file_of_shape(self.folder, name, self._config.format)
-            write_labelled_points(file, shape.points, predicted, self.part_names, PALETTE)
+            write_labeled_points(file, shape.points, predicted, self.part_names, PALETTE)
             counts = Counter(predicted.tolist())
             row = {
                 "id": name,
@@ -279,7 +279,7 @@ class PartPredictor(Predictor[Segmenter]):
         means = {name: float(np.mean(values)) for name, values in sorted(by_category.items())}
         every = np.concatenate([*by_category.values()])
         return {
-            "n_labelled": len(every),
+            "n_labeled": len(every),
             "instance_miou": float(every.mean()),
             "category_miou": float(np.mean([*means.values()])),
             "per_category": means,

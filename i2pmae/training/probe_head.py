@@ -11,7 +11,7 @@ from i2pmae.config import FinetuneConfig
 from i2pmae.evaluation.probes import hidden_layer_probe
 from i2pmae.model.classifier import Classifier
 from i2pmae.progress import track
-from i2pmae.training.labelled import Batch, Clouds, draw_points, draw_spread_points
+from i2pmae.training.labeled import Batch, Clouds, draw_points, draw_spread_points
 from i2pmae.training.prediction import predict
 from i2pmae.training.seeding import step_seed
 

@@ -15,7 +15,7 @@ from i2pmae.config import EncoderConfig, FinetuneConfig
 from i2pmae.errors import DataError
 from i2pmae.evaluation.metrics import part_iou
 from i2pmae.model.segmenter import Segmenter
-from i2pmae.training.labelled import Batch, LabelledSet
+from i2pmae.training.labeled import Batch, LabeledSet
 from i2pmae.training.prediction import Parts, Prediction, Segmented, segmented
 
 PICTURE = "parts.png"
@@ -55,7 +55,7 @@ class Segmentation:
         }
 
     @classmethod
-    def of(cls, config: FinetuneConfig, data: LabelledSet) -> Segmentation:
+    def of(cls, config: FinetuneConfig, data: LabeledSet) -> Segmentation:
         """For the parts of a data set.
 
         Raises:

@@ -17,7 +17,7 @@ from i2pmae.checkpoints.networks import encoder_config_of, load_norm
 from i2pmae.config import EncoderConfig, FinetuneConfig, to_plain
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import ConfigError
-from i2pmae.evaluation.split import labelled_part, validation_split
+from i2pmae.evaluation.split import labeled_part, validation_split
 from i2pmae.geometry.draws import Part
 from i2pmae.geometry.transforms import augment
 from i2pmae.model.classifier import Classifier
@@ -27,7 +27,7 @@ from i2pmae.store.reader import epoch_order
 from i2pmae.training.baselines import baselines
 from i2pmae.training.classify import Classification
 from i2pmae.training.distributed import ProcessGroup
-from i2pmae.training.labelled import Batch, Clouds, draw_points, draw_spread_points, open_labelled
+from i2pmae.training.labeled import Batch, Clouds, draw_points, draw_spread_points, open_labeled
 from i2pmae.training.loop import Training, say_begin, train
 from i2pmae.training.prediction import Prediction, Voting, predict, segmented
 from i2pmae.training.probe_head import fit_head
@@ -73,7 +73,7 @@ def run(
         CheckpointError: if the checkpoint holds no encoder that fits.
     """
     started = time.monotonic()
-    data = open_labelled(config)
+    data = open_labeled(config)
     objective = (Classification if config.task == "classification" else Segmentation).of(
         config, data
     )
@@ -107,7 +107,7 @@ def run(
             figures[f"{objective.score}_vote"] = voted[objective.score]
         return figures
 
-    task = LabelledTask(objective, fit, training, f"validation_{objective.score}", metrics)
+    task = LabeledTask(objective, fit, training, f"validation_{objective.score}", metrics)
     say_begin("finetune", training.model, config, process_group, task.n_shapes)
     if resume:
         training.restore(folder, training.read(folder), task)
@@ -189,7 +189,7 @@ def origin(config: FinetuneConfig, own: str | None, started: float) -> dict[str,
     }
 
 
-class LabelledTask:
+class LabeledTask:
     """Labeled clouds as a task of the loop: points drawn anew and augmented in every step.
 
     Args:
@@ -349,7 +349,7 @@ def divide(clouds: Clouds, config: FinetuneConfig) -> tuple[Clouds, Clouds, Clou
         ConfigError: if those to train on do not fill a batch.
     """
     if config.labels < 1:
-        clouds = clouds.select(labelled_part(clouds.labels, config.labels, config.seed))
+        clouds = clouds.select(labeled_part(clouds.labels, config.labels, config.seed))
     fit, held_out = validation_split(clouds.labels, share=config.validation, seed=config.seed)
     if len(fit) < config.batch_size:
         raise ConfigError(

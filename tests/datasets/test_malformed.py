@@ -1,4 +1,4 @@
-"""Damaged, mislabelled and hostile data: one line that names the file and the remedy."""
+"""Damaged, mislabeled and hostile data: one line that names the file and the remedy."""
 
 import gzip
 import json

@@ -15,7 +15,7 @@ PAGES = [
 ]
 SOURCES = [*sorted((ROOT / "i2pmae").rglob("*.py")), *sorted((ROOT / "pipeline").glob("*.toml"))]
 AVOIDED = {  # a pattern, and what to write
-    r"labelled(?!\w)(?<!_labelled)": "labeled",
+    r"labelled": "labeled",
     r"misspelt": "misspelled",
     r"licence": "license",
     r"colour": "color",

@@ -30,7 +30,7 @@ def test_folds_differ_and_depend_on_seed_and_number_alone():
     assert not np.array_equal(few[0].train, other[0].train)
 
 
-def test_unlabelled_shapes_are_never_drawn():
+def test_unlabeled_shapes_are_never_drawn():
     labels = np.array([-1] * 50 + [0] * 3 + [1] * 3)
     (episode,) = sample_episodes(labels, 2, 1, folds=1, tests=2)
     assert min(*episode.train, *episode.test) >= 50

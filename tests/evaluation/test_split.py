@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2pmae.errors import DataError
-from i2pmae.evaluation.split import labelled_part, spread_evenly, validation_split
+from i2pmae.evaluation.split import labeled_part, spread_evenly, validation_split
 
 
 def test_every_class_gives_its_share():
@@ -59,7 +59,7 @@ def test_too_large_a_share_is_one_line():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0.01, 1))
 def test_a_part_with_labels_holds_its_share_of_every_class(labels, share):
     labels = np.array(labels)
-    kept = labelled_part(labels, share, seed=5)
+    kept = labeled_part(labels, share, seed=5)
     assert np.array_equal(kept, np.unique(kept))
     for name, count in zip(*np.unique(labels, return_counts=True), strict=True):
         assert (labels[kept] == name).sum() == max(1, round(share * count))
@@ -67,7 +67,7 @@ def test_a_part_with_labels_holds_its_share_of_every_class(labels, share):
 
 def test_more_labels_are_added_to_fewer():
     labels = np.arange(300) % 3
-    small, large, other = (labelled_part(labels, *how) for how in ((0.1, 0), (0.5, 0), (0.1, 1)))
+    small, large, other = (labeled_part(labels, *how) for how in ((0.1, 0), (0.5, 0), (0.1, 1)))
     assert set(small) < set(large)
     assert set(small) != set(other)
 

@@ -27,9 +27,9 @@ def columns(tmp_path, cloud, pixels):
 
 def test_mistakes_are_marked_where_the_prediction_differs(columns):
     truth = np.repeat([0, 1], 200)  # box below, ball on top
-    labelled, predicted, mistakes = columns(truth, np.zeros(400, np.int64))
-    assert share(labelled, PALETTE[0]) > 0.05
-    assert share(labelled, PALETTE[1]) > 0.02
+    labeled, predicted, mistakes = columns(truth, np.zeros(400, np.int64))
+    assert share(labeled, PALETTE[0]) > 0.05
+    assert share(labeled, PALETTE[1]) > 0.02
     assert share(predicted, PALETTE[1]) == 0
     top, bottom = np.array_split(mistakes, [mistakes.shape[0] // 3])
     assert share(top, ACCENT) > 0.02
@@ -38,9 +38,9 @@ def test_mistakes_are_marked_where_the_prediction_differs(columns):
 
 def test_a_perfect_prediction_has_no_mistakes(columns):
     truth = np.arange(400) % 3
-    labelled, predicted, mistakes = columns(truth, truth)
-    assert np.array_equal(labelled[:, 5:-5], predicted[:, : labelled.shape[1]][:, 5:-5]) or (
-        abs(share(labelled, PALETTE[0]) - share(predicted, PALETTE[0])) < 0.01
+    labeled, predicted, mistakes = columns(truth, truth)
+    assert np.array_equal(labeled[:, 5:-5], predicted[:, : labeled.shape[1]][:, 5:-5]) or (
+        abs(share(labeled, PALETTE[0]) - share(predicted, PALETTE[0])) < 0.01
     )
     assert share(mistakes, ACCENT) == 0
 

@@ -235,7 +235,7 @@ def test_a_probe_s_head_sees_no_validation_shape_and_counts_classes_as_asked(
     with pytest.raises(KeyboardInterrupt) as stopped:
         finetune.run(values)
     labels, weights = stopped.value.args
-    _, fit, held_out = supervised.divide(supervised.open_labelled(values).train, values)
+    _, fit, held_out = supervised.divide(supervised.open_labeled(values).train, values)
     assert len(held_out.labels) > 0
     assert labels.tolist() == fit.labels.tolist()
     assert weights.shape == (12,)

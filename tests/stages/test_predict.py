@@ -217,7 +217,7 @@ def test_segmenters_write_points_with_parts_and_a_picture(segmenter, parts_folde
     out = tmp_path / "parts.csv"
     result = run(segmenter, parts_folder, out, split="test")
     rows = rows_of(out)
-    assert len(rows) == result["shapes"] == result["figures"]["n_labelled"] == 6
+    assert len(rows) == result["shapes"] == result["figures"]["n_labeled"] == 6
     assert result["figures"]["instance_miou"] == pytest.approx(
         np.mean([float(row["iou"]) for row in rows])
     )

@@ -8,9 +8,9 @@ from i2pmae.config import AugmentConfig, FinetuneConfig
 from i2pmae.errors import DataError
 from i2pmae.geometry.draws import WHOLE
 from i2pmae.training.classify import Classification
-from i2pmae.training.labelled import Batch
+from i2pmae.training.labeled import Batch
 from i2pmae.training.losses import smoothed_cross_entropy
-from i2pmae.training.supervised import LabelledTask
+from i2pmae.training.supervised import LabeledTask
 
 LABELS = np.repeat([0, 2], [30, 10])
 
@@ -64,7 +64,7 @@ def test_a_step_sees_points_as_the_sampling_says():
         still = AugmentConfig(scale=(1, 1), shift=0)
         stage = objective(sampling=sampling, augment=still)
         stage.loss = lambda _, batch: batch.points
-        task = LabelledTask(stage, clouds, training)
+        task = LabeledTask(stage, clouds, training)
         (batch,) = task.batches(1, 0, 0, WHOLE)
         generators = (torch.Generator().manual_seed(step) for step in range(2))
         seen[sampling] = [task.losses_of(None, batch, each)[0, 0] for each in generators]

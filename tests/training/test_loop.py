@@ -51,7 +51,7 @@ def test_fine_tuning_resumes_after_the_step_it_was_cut_off_at(
     task, reference, expected = whole
     run, taken = settings(parts_store, tmp_path / "cut", task), []
     with monkeypatch.context() as patch:
-        losses_of = supervised.LabelledTask.losses_of
+        losses_of = supervised.LabeledTask.losses_of
 
         def dying(*arguments):
             if len(taken) == n_steps:
@@ -59,7 +59,7 @@ def test_fine_tuning_resumes_after_the_step_it_was_cut_off_at(
             taken.append(1)
             return losses_of(*arguments)
 
-        patch.setattr(supervised.LabelledTask, "losses_of", dying)
+        patch.setattr(supervised.LabeledTask, "losses_of", dying)
         with pytest.raises(RuntimeError, match="killed"):
             finetune.run(run)
     if n_steps:
@@ -95,7 +95,7 @@ def test_ctrl_c_saves_in_the_middle_of_an_epoch(whole, parts_store, tmp_path, mo
     task, reference, expected = whole
     run, taken = settings(parts_store, tmp_path / "cut", task, save_minutes=60), []
     with monkeypatch.context() as patch:
-        losses_of = supervised.LabelledTask.losses_of
+        losses_of = supervised.LabeledTask.losses_of
 
         def stopping(*arguments):
             taken.append(1)
@@ -103,7 +103,7 @@ def test_ctrl_c_saves_in_the_middle_of_an_epoch(whole, parts_store, tmp_path, mo
                 signal.raise_signal(signal.SIGINT)
             return losses_of(*arguments)
 
-        patch.setattr(supervised.LabelledTask, "losses_of", stopping)
+        patch.setattr(supervised.LabeledTask, "losses_of", stopping)
         with pytest.raises(KeyboardInterrupt):
             finetune.run(run)
     saved = checkpoint.load(run.out / "last.pt")
@@ -115,18 +115,18 @@ def test_ctrl_c_saves_in_the_middle_of_an_epoch(whole, parts_store, tmp_path, mo
 @pytest.mark.parametrize("task", FIGURES)
 def test_the_batch_of_a_loss_that_is_not_finite_is_named(parts_store, tmp_path, monkeypatch, task):
     run, seen = settings(parts_store, tmp_path / "run", task), []
-    losses_of = supervised.LabelledTask.losses_of
+    losses_of = supervised.LabeledTask.losses_of
 
     def spoiling(task, network, batch, generator):
         seen.append(batch)
         return losses_of(task, network, batch, generator) * (torch.nan if len(seen) == 5 else 1)
 
-    monkeypatch.setattr(supervised.LabelledTask, "losses_of", spoiling)
+    monkeypatch.setattr(supervised.LabeledTask, "losses_of", spoiling)
     with pytest.raises(TrainingError, match=r"loss is not finite in step 2 of epoch 2, .*last\.pt"):
         finetune.run(run)
     found = json.loads((run.out / "not-finite.json").read_text())
     assert (found["epoch"], found["step"]) == (2, 2)
-    train = supervised.divide(supervised.open_labelled(run).train, run)[1]
+    train = supervised.divide(supervised.open_labeled(run).train, run)[1]
     points = {
         name: cloud
         for batch, first in zip(train.in_order(4), range(0, 12, 4), strict=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from i2pmae.formats.labelled_points import write_labelled_points
+from i2pmae.formats.labeled_points import write_labeled_points
 
 NAMES, PALETTE = ["seat", "back  rest", "leg"], ("#0072B2", "#E69F00")
 
@@ -13,7 +13,7 @@ def points():
 
 def test_a_ply_file_has_part_and_color_of_every_vertex(tmp_path, points):
     parts = np.array([0, 2, 1, 0, 2])
-    write_labelled_points(tmp_path / "a.ply", points, parts, NAMES, PALETTE)
+    write_labeled_points(tmp_path / "a.ply", points, parts, NAMES, PALETTE)
     text, _, data = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
     assert b"comment part 1 back rest\n" in text
     assert b"element vertex 5\n" in text
@@ -24,7 +24,7 @@ def test_a_ply_file_has_part_and_color_of_every_vertex(tmp_path, points):
 
 
 def test_an_npz_file_holds_the_arrays(tmp_path, points):
-    write_labelled_points(tmp_path / "a.npz", points, np.zeros(5, np.int64), NAMES, PALETTE)
+    write_labeled_points(tmp_path / "a.npz", points, np.zeros(5, np.int64), NAMES, PALETTE)
     saved = np.load(tmp_path / "a.npz")
     np.testing.assert_array_equal(saved["points"], points)
     assert saved["part_names"].tolist() == NAMES

@@ -13,7 +13,7 @@ from i2pmae.atomic_write import written
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3), ("part", "<i4")])
 
 
-def write_labelled_points(
+def write_labeled_points(
     path: Path,
     points: NDArray[np.float32],
     parts: NDArray[np.int64],

@@ -6,12 +6,12 @@ from i2pmae.config import FinetuneConfig
 from i2pmae.datasets import Shape
 from i2pmae.errors import DataError, StoreError
 from i2pmae.geometry.sampling import farthest_points
-from i2pmae.training.labelled import (
+from i2pmae.training.labeled import (
     Batch,
     SourceClouds,
     draw_points,
     draw_spread_points,
-    open_labelled,
+    open_labeled,
 )
 
 from ..conftest import TINY_ENCODER
@@ -161,8 +161,8 @@ def test_too_few_points_are_an_error_except_for_segmentation():
 @pytest.mark.parametrize("sampling", ["spread", "fps", "first", "random"])
 def test_a_store_gives_what_its_source_gives(parts_folder, parts_store, sampling):
     settings = {"sampling": sampling, "task": "segmentation"}
-    from_source = open_labelled(config(data=parts_folder, **settings))
-    from_store = open_labelled(config(cache=parts_store, **settings))
+    from_source = open_labeled(config(data=parts_folder, **settings))
+    from_store = open_labeled(config(cache=parts_store, **settings))
     assert from_store.class_names == from_source.class_names
     assert from_store.part_names == from_source.part_names
     assert from_store.class_parts == from_source.class_parts
@@ -188,17 +188,17 @@ def assert_same(expected: Batch, found: Batch) -> None:
 
 
 def test_part_labels_are_read_only_where_they_are_used(parts_store):
-    clouds = open_labelled(config(cache=parts_store)).train
+    clouds = open_labeled(config(cache=parts_store)).train
     assert next(clouds.in_order(2)).parts is None
 
 
 def test_a_store_without_a_test_split_says_so(store):
     with pytest.raises(StoreError, match=r"no shapes of split 'test'.*--split all"):
-        open_labelled(config(cache=store))
+        open_labeled(config(cache=store))
 
 
 def test_selected_shapes_of_a_store_keep_their_new_labels(parts_store):
-    clouds = open_labelled(config(cache=parts_store)).train
+    clouds = open_labeled(config(cache=parts_store)).train
     some = clouds.select(np.array([5, 2, 9]), np.array([7, 8, 9]))
     (batch,) = some.in_order(8)
     assert batch.labels.tolist() == [7, 8, 9]

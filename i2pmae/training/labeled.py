@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from i2pmae.config import FinetuneConfig
-from i2pmae.datasets import ShapeSource, open_labelled_splits, require_labels
+from i2pmae.datasets import ShapeSource, open_labeled_splits, require_labels
 from i2pmae.datasets.check import not_finite_notes
 from i2pmae.datasets.reading import read_each
 from i2pmae.datasets.shapenetpart import ShapeNetPart, ShapeNetPartHdf5
@@ -365,7 +365,7 @@ def _pool_size(available: int, n_points: int) -> int:
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class LabeledSet:
     """Training and test clouds of a data set."""
 
     train: Clouds
@@ -377,7 +377,7 @@ class LabelledSet:
     recipe: str | None = None  # whose published figures are of this data set
 
 
-def open_labelled(config: FinetuneConfig) -> LabelledSet:
+def open_labeled(config: FinetuneConfig) -> LabeledSet:
     """Open the training and the test split that `config.data` or `config.cache` holds.
 
     Differs: data sets are read with the same seed whatever the run's seed is, so that runs of
@@ -387,12 +387,12 @@ def open_labelled(config: FinetuneConfig) -> LabelledSet:
         DataError, StoreError: if a split or its labels are missing.
     """
     if config.data is not None:
-        train, test = open_labelled_splits(
+        train, test = open_labeled_splits(
             config.data, _PURPOSE, limit=config.limit, **config.reading
         )
         for message in train.notes:
             note(message)
-        return LabelledSet(
+        return LabeledSet(
             SourceClouds(train, config),
             SourceClouds(test, config),
             train.class_names,
@@ -417,7 +417,7 @@ def open_labelled(config: FinetuneConfig) -> LabelledSet:
         clouds[split] = StoreClouds(reader, config, indices[: config.limit])
         require_labels(config.shapes, split, clouds[split].labels.tolist(), _PURPOSE)
     class_parts = reader.info.provenance.get("class_parts")
-    return LabelledSet(
+    return LabeledSet(
         clouds["train"],
         clouds["test"],
         reader.class_names,
