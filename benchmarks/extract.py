@@ -14,7 +14,6 @@ in a process of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from output import show
 from reader import peak_megabytes
 
 from i2pmae.allocator import keep_freed_memory
@@ -36,11 +36,10 @@ from i2pmae.datasets import open_source
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.extraction.encoding import encode_batch
 from i2pmae.geometry.projection import view_axes
-from i2pmae.image_model import ImageModel, load_image_model
+from i2pmae.image_model import ImageModel, ImageModelInfo, load_image_model
 from i2pmae.progress import configure
 from i2pmae.stages import extract_2d
 
-LOADER = "i2pmae.extraction.encoding.load_image_model"
 MODELS = {
     "vit_b16": ImageModelConfig(name="ViT-B-16", pretrained="random"),
     "lite0": ImageModelConfig(name="efficientnet-lite0-packaged", pretrained="packaged"),
@@ -86,12 +85,7 @@ def main() -> None:
             options.data = folder / "shapes"
             write_shapes(options.data, n_shapes, options.points)
         result = memory(options) if options.memory else speed(options, folder)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for key, value in result.items():
-        print(f"{key:30} {value:10.3f}")
+    show(result, as_json=options.json)
 
 
 def speed(options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -155,9 +149,28 @@ def extract(
     return found
 
 
-def loaded(image_model: ImageModel) -> AbstractContextManager[object]:
+def loaded(image_model: ImageModel | FreeImageModel) -> AbstractContextManager[object]:
     """Context in which stage one is given an image model that is there already."""
-    return mock.patch(LOADER, return_value=image_model)
+    return mock.patch("i2pmae.extraction.encoding.load_image_model", return_value=image_model)
+
+
+class FreeImageModel:
+    """An image model whose features take no time."""
+
+    def __init__(self, info: ImageModelInfo) -> None:
+        self.info, self._made = info, {}
+
+    def __deepcopy__(self, _memo: Any) -> FreeImageModel:
+        return self
+
+    def __call__(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Made-up features and saliency, the same every time."""
+        n = len(pictures)
+        if n not in self._made:
+            h, w = self.info.grid
+            features = torch.randn(n, h, w, self.info.channels)
+            self._made[n] = features, torch.rand(n, h, w)
+        return self._made[n]
 
 
 def bare(config: ExtractConfig, image_model: ImageModel, n_shapes: int) -> Callable[[], None]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
 import time
 from collections.abc import Callable
 
 import torch
+from output import show
 from step import beside_unit
 from torch import Tensor, nn
 
@@ -81,12 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     result = measure(1 if options.quick else options.turns)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for key, value in result.items():
-        print(f"{key:22} {value:10.3f}")
+    show(result, as_json=options.json)
 
 
 def measure(turns: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 A folder of `.stl`, `.obj` and `.off` meshes, made on the spot or `--data`, in two ways:
 
 - `read`: the points of every shape, as stage one loads them, and nothing else.
-- `stage`: stage one as a whole, with a 2D model that costs nothing: it gives the same features of
+- `stage`: stage one as a whole, with a 2D model that costs nothing: it gives made-up features of
   ViT-B/16's size at once. Depth maps, rounding, compression and writing are real, and are work of
   the process that owns the image model.
 
@@ -16,7 +16,6 @@ the processor seconds: on two cores `*_possible` is what they allow, as `*_loade
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -30,7 +29,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from extract import FreeImageModel, loaded
+from output import show
 
 from i2pmae.allocator import keep_freed_memory
 from i2pmae.config import ExtractConfig
@@ -43,7 +43,6 @@ from i2pmae.image_model import ImageModelInfo
 from i2pmae.progress import configure
 from i2pmae.stages import extract_2d
 
-LOADER = "i2pmae.extraction.encoding.load_image_model"
 INFO = ImageModelInfo(
     name="nothing",
     pretrained="random",
@@ -90,12 +89,7 @@ def main() -> None:
             options.data = Path(name) / "meshes"
             write_meshes(options.data, options.limit)
         result = measure(options, Path(name))
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for key, value in result.items():
-        print(f"{key:22} {value:10.3f}")
+    show(result, as_json=options.json)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -159,27 +153,10 @@ def stage(options: argparse.Namespace, n_loaders: int, folder: Path) -> Turn:
                 clock.count(len(batch.shapes))
                 yield batch
 
-    with (
-        mock.patch(LOADER, return_value=Nothing()),
-        mock.patch.object(local, "_batches", counted),
-    ):
+    with loaded(FreeImageModel(INFO)), mock.patch.object(local, "_batches", counted):
         extract_2d.run(config)
     shutil.rmtree(config.cache)
     return clock.turn()
-
-
-class Nothing:
-    """An image model that costs nothing."""
-
-    info = INFO
-
-    def __call__(self, depth_maps: Tensor) -> tuple[Tensor, Tensor]:
-        """The same features for every image."""
-        size = (len(depth_maps), *INFO.grid)
-        return _FEATURES.expand(*size, -1), torch.full(size, 1 / 196)
-
-
-_FEATURES = torch.randn(INFO.channels, generator=torch.Generator().manual_seed(0))
 
 
 class Clock:

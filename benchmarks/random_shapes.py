@@ -8,11 +8,10 @@ one to warm up, in processor seconds, which other programs disturb less. `*_per_
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 
 import numpy as np
+from output import show
 
 from i2pmae.datasets import ShapeSource, open_source
 
@@ -29,12 +28,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7, help="measurements of each way")
     options = parser.parse_args()
     result = measure(*((12, 1) if options.quick else (options.shapes, options.turns)))
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name, value in result.items():
-        print(f"{name:28} {value:8.2f}")
+    show(result, as_json=options.json)
 
 
 def measure(n_shapes: int, turns: int) -> dict[str, float]:

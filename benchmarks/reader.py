@@ -11,8 +11,6 @@ same arrays; `vs_memory_copy`: over that of numpy's, with all arrays in memory.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from output import show
 
 from i2pmae.store.quantize import encode, round_points
 from i2pmae.store.reader import StoreReader
@@ -50,13 +49,8 @@ def main() -> None:
         write_store(path, options.shapes, options.points)
         result = measure(path, options.turns, options.threads)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"{options.shapes} shapes, {size / options.shapes / 1e3:.1f} kB each, batches of {BATCH}")
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name, value in result.items():
-        print(f"{name:16} {value:10.2f}")
+        result["kb_per_shape"] = size / options.shapes / 1e3
+    show(result, as_json=options.json)
 
 
 def write_store(path: Path, n_shapes: int, n_points: int) -> None:

@@ -10,8 +10,6 @@ command, which other programs disturb less.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
 import shutil
 import subprocess
@@ -21,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from output import show
 
 IMPORT = """
 import sys, time
@@ -38,12 +37,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=11, help="measurements of each way")
     options = parser.parse_args()
     result = measure(1 if options.quick else options.turns)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name, value in result.items():
-        print(f"{name:16} {value:10.3f}")
+    show(result, as_json=options.json)
 
 
 def measure(turns: int) -> dict[str, float | bool]:

@@ -14,8 +14,6 @@ are embedded, the others with the default; `3d_only`: neither guided masking nor
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from output import show
 from reader import peak_megabytes, write_store
 from torch import Tensor
 
@@ -88,12 +87,7 @@ def main() -> None:
         write_store(store, options.shapes, 2048)
         result = measure(store, options.ways, options.turns)
         result["peak_rss_mb"] = peak_in_child(store)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for key, value in result.items():
-        print(f"{key:22} {value:10.3f}")
+    show(result, as_json=options.json)
 
 
 def measure(store: Path, names: list[str], turns: int) -> dict[str, float]:

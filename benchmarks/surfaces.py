@@ -9,8 +9,6 @@ ones.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -18,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from extract import alternate, load, loaded
+from extract import FreeImageModel, alternate, load, loaded
+from loaders import off
+from output import show
 
 from i2pmae.config import ExtractConfig, ImageModelConfig, ViewConfig
-from i2pmae.image_model import ImageModel
 from i2pmae.progress import configure
 from i2pmae.stages import extract_2d
 
@@ -49,12 +48,7 @@ def main() -> None:
             options.data = folder / "meshes"
             write_tori(options.data, options.shapes)
         result = measure(options, folder)
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for key, value in result.items():
-        print(f"{key:24} {value:8.2f}")
+    show(result, as_json=options.json)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -70,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
         loaders=0,
         image_model=network,
     )
-    image_model = Free(load(config))
+    image_model = FreeImageModel(load(config).info)
     _, seconds = alternate(
         {draw: partial(extract, config, image_model, draw, folder) for draw in DRAWS}, options.turns
     )
@@ -81,26 +75,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     }
 
 
-class Free:
-    """An image model whose features take no time."""
-
-    def __init__(self, image_model: ImageModel) -> None:
-        self.info, self._made = image_model.info, {}
-
-    def __deepcopy__(self, _memo: Any) -> Free:
-        return self
-
-    def __call__(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Made-up features and saliency, the same every time."""
-        n = len(pictures)
-        if n not in self._made:
-            h, w = self.info.grid
-            features = torch.randn(n, h, w, self.info.channels)
-            self._made[n] = features, torch.rand(n, h, w)
-        return self._made[n]
-
-
-def extract(config: ExtractConfig, image_model: Free, draw: Any, folder: Path) -> None:
+def extract(config: ExtractConfig, image_model: FreeImageModel, draw: Any, folder: Path) -> None:
     """One run of stage one, all but the loading of the image model."""
     with tempfile.TemporaryDirectory(dir=folder) as name, loaded(image_model):
         update = {"cache": Path(name) / "turn.zarr", "views": ViewConfig(draw=draw)}
@@ -116,15 +91,11 @@ def write_tori(folder: Path, count: int) -> None:
     over = (around * SIDES + (about + 1) % SIDES).ravel()
     across = ((around + 1) % RINGS * SIDES + (about + 1) % SIDES).ravel()
     faces = np.concatenate([np.stack([here, right, across], 1), np.stack([here, across, over], 1)])
-    threes = np.hstack([np.full((len(faces), 1), 3), faces])
     u, v = 2 * np.pi * around.ravel() / RINGS, 2 * np.pi * about.ravel() / SIDES
     for number, thickness in enumerate(np.linspace(0.1, 0.5, count)):
         radius = 1 + thickness * np.cos(v)
         points = np.stack([radius * np.cos(u), thickness * np.sin(v), radius * np.sin(u)], 1)
-        with (folder / f"{number:03}.off").open("w") as file:
-            file.write(f"OFF\n{len(points)} {len(faces)} 0\n")
-            np.savetxt(file, points, "%.6f")
-            np.savetxt(file, threes, "%d")
+        (folder / f"{number:03}.off").write_bytes(off(points.round(6), faces))
 
 
 if __name__ == "__main__":

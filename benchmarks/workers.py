@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from unittest import mock
 import dask
 import numpy as np
 from extract import alternate
+from output import show
 
 from i2pmae.config import ExtractConfig, ImageModelConfig, StoreConfig, WorkersConfig
 from i2pmae.extraction import clusters, workers
@@ -62,12 +62,7 @@ def main() -> None:
         options.shapes, options.shard_size, options.turns = 8, 2, 1
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         result = scaling(options, Path(name))
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for key, value in result.items():
-        print(f"{key:30} {value:10.3f}")
+    show(result, as_json=options.json)
 
 
 def scaling(options: argparse.Namespace, folder: Path) -> dict[str, float]:
