@@ -140,6 +140,7 @@ LONG = ("epochs=16", "optim.cosine_epochs=16")
 # Over four copies, which the network still sees in other sizes and places.
 ONE_PASS = (*as_many_steps(1), "augment.scale_per_axis=false")
 NO_AUGMENTATION = ("augment.scale=[1.0,1.0]", "augment.shift=0")
+LONG_WITHOUT_AUGMENTATION = (*LONG, *NO_AUGMENTATION)
 GENTLE = (*NO_AUGMENTATION, "optim.lr=1e-3")  # fine-tuning
 MAIN = (
     *("i2p-mae", "3d-only", "targets-only", "masking-only", "random"),
@@ -172,7 +173,7 @@ ARMS: dict[str, Arm] = {
     ),
     PRETRAINED_LONG: Arm(
         "16 epochs, no augmentation",
-        (*LONG, *NO_AUGMENTATION),
+        LONG_WITHOUT_AUGMENTATION,
         5,
         against=(
             "i2p-mae",
@@ -199,7 +200,7 @@ ARMS: dict[str, Arm] = {
     ),
     BLOCK_6_LONG: Arm(
         "features of the sixth block, 16 epochs, no augmentation",
-        (*LONG, *NO_AUGMENTATION),
+        LONG_WITHOUT_AUGMENTATION,
         5,
         "vit-block-6",
         against=(
@@ -213,19 +214,19 @@ ARMS: dict[str, Arm] = {
     ),
     f"targets-only-{BLOCK_6_LONG}": Arm(
         "random masking, features of the sixth block, 16 epochs, no augmentation",
-        (RANDOM_MASKS, *LONG, *NO_AUGMENTATION),
+        (RANDOM_MASKS, *LONG_WITHOUT_AUGMENTATION),
         5,
         "vit-block-6",
         against=("random",),
     ),
     "3d-only-16-epochs-no-augmentation": Arm(
         "3D only, 16 epochs, no augmentation",
-        (*ONLY_3D, *LONG, *NO_AUGMENTATION),
+        (*ONLY_3D, *LONG_WITHOUT_AUGMENTATION),
         against=("3d-only",),
     ),
     "random-vit-16-epochs-no-augmentation": Arm(
         "2D network with random weights, 16 epochs, no augmentation",
-        (*LONG, *NO_AUGMENTATION),
+        LONG_WITHOUT_AUGMENTATION,
         5,
         "vit-random",
         against=("random-vit", "random", "3d-only-16-epochs-no-augmentation", ONLY_3D_LONG),
@@ -285,27 +286,19 @@ ARMS: dict[str, Arm] = {
     SCRATCH: Arm(
         "fine-tuned from random weights", ("from_scratch=true",), start="i2p-mae", against=()
     ),
-    f"finetune-{PRETRAINED_LONG}": Arm(
-        f"fine-tuned from `{PRETRAINED_LONG}`, no augmentation, half the rate",
-        GENTLE,
-        4,
-        start=PRETRAINED_LONG,
-        against=(f"{SCRATCH}-no-augmentation", f"finetune-{ONLY_3D_LONG}"),
-    ),
-    f"finetune-{ONLY_3D_LONG}": Arm(
-        f"fine-tuned from `{ONLY_3D_LONG}`, no augmentation, half the rate",
-        GENTLE,
-        4,
-        start=ONLY_3D_LONG,
-        against=(f"{SCRATCH}-no-augmentation",),
-    ),
-    f"finetune-{BLOCK_6_LONG}": Arm(
-        f"fine-tuned from `{BLOCK_6_LONG}`, no augmentation, half the rate",
-        GENTLE,
-        4,
-        start=BLOCK_6_LONG,
-        against=(f"{SCRATCH}-no-augmentation", f"finetune-{ONLY_3D_LONG}"),
-    ),
+    **{
+        f"finetune-{start}": Arm(
+            f"fine-tuned from `{start}`, no augmentation, half the rate",
+            GENTLE,
+            4,
+            start=start,
+            against=(
+                f"{SCRATCH}-no-augmentation",
+                *((f"finetune-{ONLY_3D_LONG}",) if start != ONLY_3D_LONG else ()),
+            ),
+        )
+        for start in (PRETRAINED_LONG, ONLY_3D_LONG, BLOCK_6_LONG)
+    },
     f"{SCRATCH}-no-augmentation": Arm(
         "fine-tuned from random weights, no augmentation, half the rate",
         (*GENTLE, "from_scratch=true"),
@@ -314,7 +307,6 @@ ARMS: dict[str, Arm] = {
         against=(),
     ),
 }
-LONG_WITHOUT_AUGMENTATION = (*LONG, *NO_AUGMENTATION)
 PAPER = (
     "embed=all",
     "encoder.init=paper",
