@@ -25,6 +25,7 @@ from i2pmae.formats.files import (
     read_names,
     require_file,
 )
+from i2pmae.untrusted.hdf5 import open_hdf5
 
 MODELNET40_NAMES = (
     *("airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair"),
@@ -157,7 +158,7 @@ class Hdf5Source(ShapeSource):
         return self._kept_points
 
     def _read_rows(self, file: Path, rows: slice) -> npt.NDArray[np.float32]:
-        with parsing(file, "Download it again."), h5py.File(file, "r") as opened:
+        with parsing(file, "Download it again."), open_hdf5(file) as opened:
             clouds = np.empty((rows.stop - rows.start, self._kept_points, 3), np.float32)
             opened[self.points_key].read_direct(clouds, np.s_[rows, : self._kept_points])
             return clouds
@@ -221,7 +222,7 @@ def read_table(file: Path, n_classes: int) -> Table:
         DataError: if anything is not as it should be.
     """
     remedy = "Download it again."
-    with open_parsing(file, remedy), h5py.File(file, "r") as opened:
+    with open_parsing(file, remedy), open_hdf5(file) as opened:
         data, label = dataset(opened, file, "data"), dataset(opened, file, "label")
         check_clouds(data, file)
         n_rows, n_points = int(data.shape[0]), int(data.shape[1])

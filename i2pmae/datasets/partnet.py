@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +25,7 @@ from i2pmae.errors import DataError
 from i2pmae.formats.cloud_text import read_text_cloud
 from i2pmae.formats.files import parsing, read_json, storable
 from i2pmae.formats.ply import read_ply
+from i2pmae.untrusted.hdf5 import open_hdf5
 from i2pmae.urls import absolute_path
 
 _SAMPLES = (  # of an object, the first that is there
@@ -84,7 +84,7 @@ class _PartNetFiles(Hdf5Source):
         super().__init__(root, tuple(folders), files, **options)
 
     def _table(self, file: Path) -> Table:
-        with parsing(file, "Download it again."), h5py.File(file, "r") as opened:
+        with parsing(file, "Download it again."), open_hdf5(file) as opened:
             data = dataset(opened, file, self.points_key)
             check_clouds(data, file)
             return Table(int(data.shape[1]), [self._label_of[file.parent]] * int(data.shape[0]))
@@ -121,7 +121,7 @@ class PartNetHdf5(_PartNetFiles):
 
     def _read(self, entry: Entry) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         xyz = super()._read(entry)[0]
-        with parsing(entry.file, "Download it again."), h5py.File(entry.file, "r") as opened:
+        with parsing(entry.file, "Download it again."), open_hdf5(entry.file) as opened:
             found = dataset(opened, entry.file, "label_seg")[entry.row, : len(xyz)]
         return xyz, self._labels.here(entry.label, np.asarray(found))
 
@@ -186,7 +186,7 @@ def _instances(root: Path) -> dict[str, Path]:
 
 def _has_key(file: Path, key: str) -> bool:
     try:
-        with h5py.File(file, "r") as opened:
+        with open_hdf5(file) as opened:
             return key in opened
     except OSError:
         return False
@@ -226,7 +226,7 @@ def _labels_in(files: Iterable[Path]) -> set[int]:
     """Part labels that occur in files."""
     found: set[int] = set()
     for file in files:
-        with parsing(file, "Download it again."), h5py.File(file, "r") as opened:
+        with parsing(file, "Download it again."), open_hdf5(file) as opened:
             labels = dataset(opened, file, "label_seg")
             if labels.ndim != 2 or labels.dtype.kind not in "iu":
                 raise DataError(

@@ -17,7 +17,6 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -34,6 +33,7 @@ from i2pmae.formats.files import (
     read_text,
     require_file,
 )
+from i2pmae.untrusted.hdf5 import open_hdf5
 
 _MOST_PARTS = 256
 _THREADS = 8
@@ -241,7 +241,7 @@ class ShapeNetPartHdf5(Hdf5Source):
 
     def _read(self, entry: Entry) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         xyz = super()._read(entry)[0]
-        with parsing(entry.file, "Download it again."), h5py.File(entry.file, "r") as opened:
+        with parsing(entry.file, "Download it again."), open_hdf5(entry.file) as opened:
             found = dataset(opened, entry.file, "pid")[entry.row, : len(xyz)]
         return xyz, self._labels.here(entry.label, np.asarray(found))
 
