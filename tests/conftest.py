@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -324,6 +325,22 @@ def parts_store(parts_folder, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("cache") / "parts.zarr"
     extract_2d.run(extract_config(path, data=parts_folder, split="all", limit=None, points=128))
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser; Debian's, as a test tool's own cannot be had everywhere."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if chromium is None:
+        pytest.skip("no chromium here")
+    os.environ.setdefault("PLAYWRIGHT_SKIP_VALIDATE_HOST_REQUIREMENTS", "1")
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2pmae.evaluation.metrics import part_iou, restrict_to_category
-from i2pmae.evaluation.probes import Features, Labels, Percent
+from i2pmae.evaluation.probes import Features, Labels, Percent, standardized
 
 _FIT = 20_000  # points that a probe is fitted to
 _PASSES = 200
@@ -55,25 +55,21 @@ def part_probe(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
     rows, truth = train[0].reshape(-1, train[0].shape[2]), train[1].ravel()
     if len(rows) > _FIT:
         some = np.random.default_rng(seed).choice(len(rows), _FIT, replace=False)
         rows, truth = rows[some], truth[some]
-    scaler = StandardScaler().fit(rows)
+    rows, tested = standardized(rows, test[0].reshape(-1, rows.shape[1]))
     probe = LogisticRegression(max_iter=_PASSES, tol=1e-3)
-    n_tested, n_points, width = test[0].shape
-    scores = np.full((n_tested * n_points, max(map(max, class_parts)) + 1), -np.inf)
+    scores = np.full((len(tested), max(map(max, class_parts)) + 1), -np.inf)
     scores[:, np.unique(truth)] = 0
     if len(np.unique(truth)) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # predictions no longer change
-            probe.fit(scaler.transform(rows), truth)
-        scores[:, probe.classes_] = probe.predict_proba(
-            scaler.transform(test[0].reshape(-1, width))
-        )
-    scores = scores.reshape(n_tested, n_points, -1)
+            probe.fit(rows, truth)
+        scores[:, probe.classes_] = probe.predict_proba(tested)
+    scores = scores.reshape(*test[1].shape, -1)
     found = restrict_to_category(scores, categories, class_parts)
     return part_iou(found, test[1], categories, class_parts).per_shape
 

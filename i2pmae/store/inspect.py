@@ -96,7 +96,8 @@ class Cache(Mapping[str, da.Array]):
 
         Returns:
             (V, N, C) float32, bicubic from the feature maps as pre-training reads them;
-            `mean(axis=0)` is one feature per point.
+            `mean(axis=0)` is one feature per point; in a store with `visible` take the mean over
+            the views that see the point.
 
         Raises:
             StoreError: if the shape was skipped or is not yet extracted, or its data is damaged.

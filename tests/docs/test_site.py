@@ -1,8 +1,6 @@
 """The built site: links, search from a disk, wide tables."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from html import unescape
@@ -13,9 +11,6 @@ import pytest
 
 pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +37,6 @@ def test_every_link_within_the_site_leads_somewhere(site):
             if not path.exists() or (anchor and path in anchors and anchor not in anchors[path]):
                 broken.append(f"{page.relative_to(site)}: {link}")
     assert broken == []
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no chromium here")
-    os.environ.setdefault("PLAYWRIGHT_SKIP_VALIDATE_HOST_REQUIREMENTS", "1")
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_search_works_from_a_disk_and_nothing_is_fetched(browser, site):

@@ -1,6 +1,5 @@
 import base64
 import json
-import os
 import re
 import shutil
 from html import escape
@@ -18,10 +17,6 @@ from i2pmae.training.run_folder import RunFolder
 
 from ..training.test_segment import config as segment_config
 from .test_finetune import config as finetune_config
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 def written(subject, out, **changes):
@@ -240,19 +235,6 @@ def test_a_page_that_cannot_be_written_is_one_clear_error(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--out"):
         written(store, tmp_path / "file" / "a.html", shapes=0, map=0)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A real browser; Debian's, as a test tool's own cannot be had everywhere."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no chromium here")
-    os.environ.setdefault("PLAYWRIGHT_SKIP_VALIDATE_HOST_REQUIREMENTS", "1")
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
