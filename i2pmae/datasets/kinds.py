@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ Kind = Literal["mesh", "cloud", "unclear", "other"]
 
 _THREADS = 8
 _PIECE = 256  # files that a thread looks into at a time
+_REMEMBERED = 100_000  # files
 _AMBIGUOUS = (".bin", ".csv", ".npy", ".npz", ".ply", ".txt")
 
 
@@ -46,7 +48,7 @@ def kinds_of(root: Path, files: Iterable[tuple[str, ...]]) -> dict[tuple[str, ..
             kinds[parts] = "cloud" if ending in CLOUD_SUFFIXES else "other"
 
     def look(start: int) -> list[Kind]:
-        return [_look_into(root.joinpath(*parts)) for parts in looked_into[start : start + _PIECE]]
+        return [_kind(root.joinpath(*parts)) for parts in looked_into[start : start + _PIECE]]
 
     with ThreadPoolExecutor(_THREADS, "look into files") as pool:
         pieces = pool.map(look, range(0, len(looked_into), _PIECE))
@@ -54,7 +56,16 @@ def kinds_of(root: Path, files: Iterable[tuple[str, ...]]) -> dict[tuple[str, ..
     return kinds
 
 
-def _look_into(file: Path) -> Kind:
+def _kind(file: Path) -> Kind:
+    try:
+        status = file.stat()
+    except OSError:
+        return "unclear"
+    return _look_into(file, (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns))
+
+
+@lru_cache(_REMEMBERED)  # a command lists its folder for the settings, and again to read it
+def _look_into(file: Path, _version: tuple[int, ...]) -> Kind:
     try:
         match suffix(file.name):
             case ".ply":

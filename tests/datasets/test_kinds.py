@@ -55,3 +55,19 @@ def test_a_packed_array_that_is_damaged_is_unclear(tmp_path):
     (tmp_path / "a.npz").write_bytes(whole[:60] + bytes(20) + whole[80:])
     parts = ("a.npz",)
     assert kinds_of(tmp_path, [parts]) == {parts: "unclear"}
+
+
+def test_a_file_is_looked_into_once_until_it_changes(tmp_path, write, monkeypatch):
+    looked, looks_like_points = [], kinds.looks_like_points
+
+    def look(stream):
+        looked.append(stream.name)
+        return looks_like_points(stream)
+
+    monkeypatch.setattr(kinds, "looks_like_points", look)
+    parts = ("a.txt",)
+    np.savetxt(tmp_path / "a.txt", write.cloud(0))
+    assert [kinds_of(tmp_path, [parts])[parts] for _ in range(2)] == ["cloud", "cloud"]
+    assert len(looked) == 1
+    (tmp_path / "a.txt").write_text("nothing but words\n")
+    assert kinds_of(tmp_path, [parts]) == {parts: "other"}
