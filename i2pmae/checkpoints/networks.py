@@ -30,6 +30,7 @@ from i2pmae.model.fine_tuned import FineTuned
 from i2pmae.model.frozen import FrozenEncoder
 from i2pmae.model.pretraining import PretrainingModel
 from i2pmae.model.segmenter import Segmenter
+from i2pmae.untrusted.tensors import tensors_of
 from i2pmae.urls import as_typed
 
 Variant = Literal["obj", "pb-t50-rs"]
@@ -414,11 +415,5 @@ def _size(saved: Checkpoint, name: str, axis: int) -> int:
 def load_norm(norm: nn.Module, saved: Checkpoint) -> None:
     """Copy the norm of the coarsest level; only classifiers keep it outside of the encoder."""
     coarsest = len(encoder_config_of(saved).n_centers) - 1
-    prefix = "norm." if saved.kind == "classifier" else f"encoder.norms.{coarsest}."
-    norm.load_state_dict(
-        {
-            name.removeprefix(prefix): tensor
-            for name, tensor in saved.model.items()
-            if name.startswith(prefix)
-        }
-    )
+    part = "norm" if saved.kind == "classifier" else f"encoder.norms.{coarsest}"
+    norm.load_state_dict(tensors_of(part, saved.model))

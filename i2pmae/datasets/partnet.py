@@ -121,9 +121,7 @@ class PartNetHdf5(_PartNetFiles):
 
     def _read(self, entry: Entry) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         xyz = super()._read(entry)[0]
-        with parsing(entry.file, "Download it again."), open_hdf5(entry.file) as opened:
-            found = dataset(opened, entry.file, "label_seg")[entry.row, : len(xyz)]
-        return xyz, self._labels.here(entry.label, np.asarray(found))
+        return xyz, self._labels.read(entry, "label_seg", len(xyz))
 
     @staticmethod
     def is_at(root: Path) -> bool:

@@ -111,6 +111,12 @@ class PartLabels(NamedTuple):
         places = np.searchsorted(own, labels)
         return np.array(self.of_class[category], np.uint8)[places]
 
+    def read(self, entry: Entry, key: str, n_points: int) -> npt.NDArray[np.uint8]:
+        """Labels of a shape's first points, from an array of its hdf5 file."""
+        with parsing(entry.file, "Download it again."), open_hdf5(entry.file) as opened:
+            found = dataset(opened, entry.file, key)[entry.row, :n_points]
+        return self.here(entry.label, np.asarray(found))
+
 
 class ShapeNetPart(ShapeSource):
     """ShapeNetPart: each shape centered and scaled whole, then a random subset of its points.
@@ -241,9 +247,7 @@ class ShapeNetPartHdf5(Hdf5Source):
 
     def _read(self, entry: Entry) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         xyz = super()._read(entry)[0]
-        with parsing(entry.file, "Download it again."), open_hdf5(entry.file) as opened:
-            found = dataset(opened, entry.file, "pid")[entry.row, : len(xyz)]
-        return xyz, self._labels.here(entry.label, np.asarray(found))
+        return xyz, self._labels.read(entry, "pid", len(xyz))
 
 
 def _categories(file: Path) -> dict[str, str]:

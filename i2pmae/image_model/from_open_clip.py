@@ -30,6 +30,7 @@ from i2pmae.image_model.weights import (
     tensors_hash,
     timm_layout,
 )
+from i2pmae.untrusted.tensors import tensors_of
 
 QUICK = "-quickgelu"  # ending of the names of networks that are built with QuickGELU
 
@@ -151,12 +152,7 @@ def download(name: str, pretrained: str) -> Path:
 
 def _visual_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The image tower of a CLIP checkpoint; a file of the tower alone is taken whole."""
-    visual = {
-        name.removeprefix("visual."): value
-        for name, value in weights.items()
-        if name.startswith("visual.")
-    }
-    return visual or weights
+    return tensors_of("visual", weights) or weights
 
 
 def _layout(visual: Any) -> TokenLayout | None:

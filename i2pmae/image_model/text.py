@@ -18,6 +18,7 @@ from i2pmae.image_model.weights import (
     read_weights,
     tensors_hash,
 )
+from i2pmae.untrusted.tensors import tensors_of
 
 _NOT_TEXT = (  # tensors of CLIP checkpoints that belong to neither tower
     "attn_mask",
@@ -116,12 +117,7 @@ def load_text_tower(name: str, pretrained: str, image_size: int | None = None) -
 
 def _text_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The text tower of a CLIP checkpoint, whether it lies under `text.` or at the top."""
-    nested = {
-        name.removeprefix("text."): value
-        for name, value in weights.items()
-        if name.startswith("text.")
-    }
-    if nested:
+    if nested := tensors_of("text", weights):
         return nested
     if not any(name.startswith("visual.") for name in weights):
         return {}  # a file of the image tower alone has a transformer at the top, too

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -73,6 +73,16 @@ def read_tensors(path: Path) -> Contents:
     value = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     check_tree(value)
     return Contents(value, {})
+
+
+def tensors_of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a part of a network, by their names within the part: those after `part.`."""
+    prefix = f"{part}."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _read_safetensors(path: Path) -> Contents:
