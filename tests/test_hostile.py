@@ -223,6 +223,7 @@ sizes = st.sampled_from([0, 1, 3, 8, 10**5, 10**12, 2**63, -1]) | st.lists(
     )
 )
 @pytest.mark.usefixtures("little_memory")
+@pytest.mark.slow
 def test_settings_of_a_checkpoint_that_do_not_fit_are_refused(originals, tmp_path_factory, found):
     """Whatever the settings say, no network larger than the weights is built."""
     folder = tmp_path_factory.mktemp("checkpoint")

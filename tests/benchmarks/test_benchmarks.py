@@ -186,6 +186,7 @@ def test_scale_plan():
     assert all(row["files"] == 12 * row["shards"] + 1 + 14 for row in found["curve"].values())
 
 
+@pytest.mark.slow
 def test_the_scale_page_shows_the_plan_of_the_defaults():
     page = (FOLDER.parent / "docs" / "scale.md").read_text()
     plan = run("scale_plan.py", "--quick")["plan"]["1000000000"]

@@ -32,6 +32,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *(ROOT / folder / "README.md" for folder in ("cache", "pipeline", "benchmarks", "experiments")),
 ]
+LONG = {ROOT / "docs" / f"{name}.md" for name in ("first-hour", "image-models", "own-meshes")}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TINY = " ".join(
     f"'--set=encoder.{setting}'"
@@ -203,7 +204,11 @@ def parse(page: Path) -> Document:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page in LONG else page for page in PAGES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_what_a_page_shows_works(page):
     document = parse(page)
     for example in document.examples():

@@ -215,6 +215,7 @@ def tiny(guidance, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_pooled_features_are_means_over_kept_patches(guidance, tiny):
     assert guidance.extract("vit", tiny, time.monotonic() + 600)
     path = tiny.work / "stores" / "vit.zarr"

@@ -73,6 +73,7 @@ def kill_and_continue(start_soon, reference, path, n_kills):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_instant_ends_the_same(start_soon, reference, tmp_path):
     kill_and_continue(start_soon, reference, tmp_path / "tiny.zarr", 2)
 

@@ -147,6 +147,7 @@ class TestProcesses:
         extract_2d.run(config_of(folder, tmp_path, batch_size=1))
         assert digests(tmp_path / "processes.zarr") == digests(tmp_path / "x.zarr")
 
+    @pytest.mark.slow
     def test_a_shape_that_ends_its_process_is_isolated(self, run, tmp_path):
         said = run("3", "x.zarr", "stop", "x.zarr", "skip")
         assert re.search(r"ended: 3 crashes every process that reads it.* 1\n", said)

@@ -193,6 +193,7 @@ def test_workers_write_the_same_bytes_and_one_may_be_killed(alone, tmp_path, poi
     assert re.search(r"extract-2d 6/6: .* workers, waiting [\d.]+%", said)
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_running_scheduler_continue_a_store(
     alone, tmp_path, scheduler, monkeypatch
 ):
@@ -214,6 +215,7 @@ def test_the_workers_of_a_running_scheduler_continue_a_store(
     assert open_cache(path).info.complete
 
 
+@pytest.mark.slow
 def test_a_shape_that_ends_its_workers_is_named_and_skipped(
     tmp_path, scheduler, poison, ids, capfd
 ):
@@ -404,6 +406,7 @@ echo "Submitted batch job $!"
 """
 
 
+@pytest.mark.slow
 def test_slurm_jobs(alone, tmp_path, monkeypatch):
     folder = tmp_path / "slurm"
     folder.mkdir()

@@ -30,6 +30,7 @@ def test_official_files_come_back_identical(official_weights, tmp_path, name, n_
     assert all(torch.equal(returned[key], official[key]) for key in official)
 
 
+@pytest.mark.slow
 def test_converted_networks_equal_the_golden_vectors(parity, official_weights, tmp_path):
     golden = np.load(parity / "encoder.npz")
     points = torch.from_numpy(golden["points"])

@@ -87,6 +87,7 @@ def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_s
     assert_equals_folder(write_store(f"{bucket}/folder/shapes.zarr", spec), store, written)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
     bucket, server, store, spec, write_store, capfd, monkeypatch
 ):

@@ -78,7 +78,8 @@ def complaint(use, seed):
     return ""
 
 
-def test_metadata_of_a_stranger_give_values_or_one_line(store, spec, write_store):
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 150), marks=pytest.mark.slow)])
+def test_metadata_of_a_stranger_give_values_or_one_line(store, spec, write_store, seeds):
     names = sorted(file.relative_to(store).as_posix() for file in store.rglob("zarr.json"))
     sound = {name: json.loads((store / name).read_text()) for name in names}
     sound["zarr.json"].pop("consolidated_metadata", None)
@@ -95,7 +96,7 @@ def test_metadata_of_a_stranger_give_values_or_one_line(store, spec, write_store
 
     uses = (read, inspect, lambda: check_store(store), lambda: write_store(store, spec))
     refused = 0
-    for seed in range(150):
+    for seed in seeds:
         documents = copy.deepcopy(sound)
         rng = random.Random(seed)
         for _ in range(rng.choice([1, 1, 3])):
@@ -108,7 +109,7 @@ def test_metadata_of_a_stranger_give_values_or_one_line(store, spec, write_store
             assert "\n" not in said, seed
             assert len(said) < 1000, seed
             assert time.process_time() - started < 5, seed
-    assert refused > 200
+    assert refused > 1.3 * len(seeds)
     sign(store, sound)
     assert check_store(store)[1] == []
 

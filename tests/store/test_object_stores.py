@@ -163,6 +163,7 @@ def test_a_public_bucket_is_read_without_credentials(store, bucket, tmp_path, mo
     assert StoreReader(f"{bucket}/public.zarr").read([3])["points"].shape == (1, 16, 3)
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_where_there_are_no_credential_files(store, bucket, tmp_path):
     """TensorStore would say at each opening that it found none."""
     copy.run(store, f"{bucket}/quiet.zarr")
@@ -177,6 +178,7 @@ def test_nothing_is_logged_where_there_are_no_credential_files(store, bucket, tm
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_store_is_copied_to_a_bucket_and_back(store, bucket, tmp_path):
     copy.run(store, f"{bucket}/copy.zarr")
     assert objects(f"{bucket}/copy.zarr") == contents(store)
@@ -205,6 +207,7 @@ def test_a_store_in_a_bucket_equals_one_in_a_folder(bucket, store, spec, write_s
     assert_equals_folder(write_store(f"{bucket}/folder/shapes.zarr", spec), store, written)
 
 
+@pytest.mark.slow
 def test_a_place_that_holds_other_objects_is_refused(bucket, spec, open_, write_store):
     url = f"{bucket}/shapes.zarr"
     files().pipe_file(f"{url}/", b"")  # a folder, as consoles make it
@@ -217,6 +220,7 @@ def test_a_place_that_holds_other_objects_is_refused(bucket, spec, open_, write_
     assert check_store(url)[1] == []
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
     bucket, server, store, spec, write_store, written, capfd, monkeypatch
 ):
@@ -235,6 +239,7 @@ def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
         np.testing.assert_array_equal(values, written[name])
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_for_long_is_asked_again_and_reported(
     bucket, store, spec, open_, values_of, write_store, monkeypatch, capfd
 ):

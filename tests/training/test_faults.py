@@ -63,6 +63,7 @@ def kill_and_resume(start_soon, store, reference, out, n_kills):
     assert_same_run(out, reference)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_instant_ends_the_same(start_soon, store, reference, tmp_path):
     kill_and_resume(start_soon, store, reference, tmp_path / "run", 2)
 
@@ -92,7 +93,7 @@ cli.main()
     [
         pytest.param("RunFolder._begin", marks=pytest.mark.slow),
         pytest.param("os.replace", marks=pytest.mark.slow),
-        "checkpoint.save",
+        pytest.param("checkpoint.save", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_before_its_first_checkpoint_resumes(store, reference, tmp_path, instant):

@@ -52,6 +52,7 @@ def assert_close(out, reference):
     assert ours.keys() == theirs.keys()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(store, tmp_path):
     one = pretrain_config(store, tmp_path / "one", accumulate=2)
     two = one.model_copy(update={"out": tmp_path / "two"})
