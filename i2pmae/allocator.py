@@ -1,4 +1,4 @@
-"""How the C library hands out memory, for programs that do one thing: networks on a CPU."""
+"""Settings of the C allocator that suit networks on a CPU."""
 
 from __future__ import annotations
 

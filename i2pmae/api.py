@@ -53,7 +53,7 @@ def command_function(name: str) -> Callable[..., dict[str, Any]]:
 
 
 def _parameters(command: Command) -> Iterator[tuple[Parameter, str]]:
-    """Every keyword with what it means."""
+    """Every keyword with its description."""
     names = set()
     for place, setting in enumerate(command.options()):
         name = str(setting.name)

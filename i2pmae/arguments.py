@@ -1,4 +1,4 @@
-"""Settings of a command from what its user gives: options, a recipe, an earlier run."""
+"""Settings of a command from options, a recipe and an earlier run."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ COMMANDS = {
             "runs/shapes/best.pt new/ --out predictions.csv",
             arguments=("checkpoint", "shapes"),
             more="Shapes that cannot be read are named, and the others predicted. Rerun the "
-            "command to resume after an interruption. Where shapes have classes that the network "
+            "command to resume after an interruption. If shapes have classes that the network "
             "knows, accuracy and confusion are shown.",
             takes_recipe=True,
         ),

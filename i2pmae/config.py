@@ -74,7 +74,7 @@ EncoderField = Annotated[
 StoreField = Annotated[Path, Field(description="Store, or a folder that holds exactly one.")]
 LimitField = Annotated[
     int | None,
-    Field(gt=0, description="Use only the first N shapes; of each split, where two are used."),
+    Field(gt=0, description="Use only the first N shapes of each split."),
 ]
 SeedField = Annotated[int, Field(ge=0, description="Random seed.")]
 DeviceField = Annotated[Device, Field(description="Where to compute.")]
@@ -82,7 +82,7 @@ PrecisionField = Annotated[
     Precision, Field(description="Precision; auto uses bf16 where the device is fast at it.")
 ]
 OnErrorField = Annotated[
-    Literal["stop", "skip"], Field(description="What to do at a shape that cannot be used.")
+    Literal["stop", "skip"], Field(description="What to do with a shape that cannot be used.")
 ]
 PoolingField = Annotated[
     Pooling,
@@ -202,7 +202,7 @@ class TargetConfig(Config):
 
 
 class AugmentConfig(Config):
-    """Random change of a cloud; each step is skipped at its neutral value."""
+    """Augmentation of a cloud; each step is skipped at its neutral value."""
 
     scale: tuple[float, float] = Field((1.0, 1.0), description="Range of the scaling factor.")
     scale_per_axis: bool = Field(
@@ -290,7 +290,7 @@ class ViewConfig(Config):
     )
     pose: Annotated[Pose, Option("pose")] = Field(
         "axis",
-        description="How to look at a shape: along its axes (official), along its axes with y up "
+        description="Directions of the views: along the axes (official), along the axes with y up "
         "in the picture, or from around and above.",
     )
     draw: Annotated[Draw, Option("draw")] = Field(
@@ -338,7 +338,8 @@ class WorkersConfig(Config):
         None, gt=0, description="Threads per local process; none: the cores are shared equally."
     )
     scheduler: Annotated[str | None, Option("scheduler", "ADDRESS")] = Field(
-        None, description="Address of a running dask scheduler whose workers do it: tcp://HOST:8786"
+        None,
+        description="Address of a running dask scheduler whose workers extract: tcp://HOST:8786",
     )
     slurm: Annotated[Path | None, Option("slurm", "FILE")] = Field(
         None, description="TOML for dask-jobqueue: --workers are Slurm jobs."
@@ -359,11 +360,11 @@ class WorkersConfig(Config):
 
 
 class ReadingConfig(Config):
-    """How files of a data set are read, whatever for."""
+    """How the files of a data set are read, in every command."""
 
-    layout: str = Field("auto", description="Layout of DATA, where detection is not enough.")
+    layout: str = Field("auto", description="Layout of DATA, if detection is not enough.")
     prefer: str | None = Field(
-        None, description="Ending that is read where one name has several, as obj or stl."
+        None, description="File type to read if one name has several, as obj or stl."
     )
     classes: Literal["auto", "folders", "none", "1", "2", "3", "4"] = Field(
         "auto",
@@ -399,7 +400,7 @@ class EncodingConfig(ReadingConfig):
 
 
 class TrainingConfig(Config):
-    """What the training loop needs to know, whatever the network learns."""
+    """Settings of the training loop, for every task."""
 
     accumulate: int = Field(
         1, gt=0, description="Parts into which a step's shapes are split, to save memory."
@@ -425,7 +426,7 @@ class ExtractConfig(ReadingConfig):
     limit: LimitField = None
     part: Annotated[str | None, Option("part", "N/OF")] = Field(
         None,
-        description="Write one of so many parts of the store, as 3/16; others may run meanwhile.",
+        description="Write only one part of the store, as 3/16; others may run meanwhile.",
     )
     points: int = Field(8192, gt=0, description="Points stored per shape.")
     on_error: OnErrorField = "stop"
@@ -433,7 +434,7 @@ class ExtractConfig(ReadingConfig):
     loaders: int | None = Field(
         None,
         ge=0,
-        description="Processes that read shapes; 0: threads; default: as many as repay.",
+        description="Processes that read shapes; 0: threads; default: as many as pay off.",
     )
     seed: SeedField = 0
     device: DeviceField = "auto"
@@ -544,7 +545,7 @@ class PredictConfig(ReadingConfig):
     )
     top: int = Field(3, gt=0, description="Likeliest classes that are written per shape.")
     vote: int = Field(
-        0, ge=0, description="Random draws of points whose logits are averaged; 0: one look."
+        0, ge=0, description="Random draws of points whose logits are averaged; 0: no voting."
     )
     split: str = Field("all", description="Split to predict: train, val, test or all.")
     limit: LimitField = None
@@ -552,13 +553,14 @@ class PredictConfig(ReadingConfig):
         None, gt=0, description="Points per shape; default: as the checkpoint was trained."
     )
     category: str | None = Field(
-        None, description="Segmenters: category of all shapes, where their class does not say it."
+        None, description="Segmenters: category of all shapes, if their classes are not categories."
     )
     format: Literal["ply", "npz"] = Field(
         "ply", description="Segmenters: file format of points with their parts."
     )
     variant: Literal["obj", "pb-t50-rs"] = Field(
-        "obj", description="Variant of an official ScanObjectNN checkpoint, which does not say it."
+        "obj",
+        description="ScanObjectNN variant of an official checkpoint, which does not record it.",
     )
     on_error: OnErrorField = "skip"
     batch_size: int = Field(32, gt=0, description="Shapes per batch.")
@@ -574,11 +576,9 @@ class EvaluateConfig(EncodingConfig):
     cache: Path | None = Field(
         None,
         description="Store with the same shapes: its pooled 2D features are compared too. "
-        "Default: DATA, where that is a store.",
+        "Default: DATA, if that is a store.",
     )
-    folds: int = Field(
-        5, gt=1, description="Parts of cross-validation, where DATA has no test split."
-    )
+    folds: int = Field(5, gt=1, description="Folds of cross-validation, if DATA has no test split.")
     bootstrap: int = Field(
         1000, gt=0, description="Draws of test shapes that give the 95% intervals."
     )
@@ -749,7 +749,7 @@ class FinetuneConfig(ReadingConfig, TrainingConfig):
     """Settings of `i2pmae finetune`."""
 
     task: Literal["classification", "segmentation", "few-shot"] = Field(
-        "classification", description="What is learned."
+        "classification", description="Task to train for."
     )
     recipe: str | None = Field(
         None, description="Recipe of the settings; its published figures are shown."
@@ -776,7 +776,7 @@ class FinetuneConfig(ReadingConfig, TrainingConfig):
     sampling: Literal["spread", "fps", "first", "random"] = Field(
         "spread",
         description="Which points of a shape are used: well-spread ones, drawn from all at every "
-        "step; the farthest ones (as version 0.1); the first; random ones.",
+        "step; the farthest ones (as in version 0.1); the first; random ones.",
     )
     limit: LimitField = None
     seeds: Annotated[tuple[int, ...] | None, CommaSeparated, Option(metavar="N,N...")] = Field(
@@ -789,14 +789,14 @@ class FinetuneConfig(ReadingConfig, TrainingConfig):
     patience: int | None = Field(
         None,
         gt=0,
-        description="Stop after so many epochs without a better one on validation; none: never.",
+        description="Stop after this many epochs without a better validation score; none: never.",
     )
     label_smoothing: float = Field(0.2, ge=0, lt=1, description="Label smoothing of the loss.")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="Weight of a class in the loss: equal, or as it is rarer."
+        "none", description="Weights of classes in the loss: equal, or larger for rarer ones."
     )
     groups: Literal["recipe", "checkpoint"] = Field(
-        "recipe", description="Whose group sizes and radii the encoder takes."
+        "recipe", description="Where the group sizes and radii of the encoder come from."
     )
     vote: int = Field(
         10, ge=0, description="Random draws whose logits are averaged in voting; 0: no voting."
@@ -869,7 +869,7 @@ class VerifyConfig(Config):
     data: Path | None = Field(
         None, description="The shapes, for --repair and --recompute; the recorded path is not used."
     )
-    pretrained: str | None = Field(None, description="The 2D weights, where they are a file.")
+    pretrained: str | None = Field(None, description="The 2D weights, if they are a file.")
 
 
 class CopyConfig(Config):
@@ -904,7 +904,7 @@ class ExportConfig(Config):
     push: Annotated[Path | None, Option(metavar="hf://OWNER/NAME")] = Field(
         None, description="Repository of the Hugging Face Hub to upload weights and card to."
     )
-    private: bool = Field(False, description="Make a repository that only you see, if made now.")
+    private: bool = Field(False, description="Create the repository as private, if it is new.")
     card: bool = Field(True, description="Write a model card, README.md, beside it.")
     dtype: Literal["float32", "float16"] = Field(
         "float32", description="Type of the weights; float16 halves the file of weights."

@@ -42,7 +42,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def on_cpu(tensor: torch.Tensor) -> bool:
-    """Whether work may be cut to fit a CPU: it runs on one, and nobody records it.
+    """Whether work may be chunked for a CPU: it runs on one and is not being traced.
 
     What is exported or compiled must not depend on the values of one batch.
     """

@@ -50,7 +50,7 @@ class HubName(NamedTuple):
 
     @classmethod
     def of(cls, text: str | Path, kind: Literal["model", "dataset"] = "model") -> HubName:
-        """Understand a name.
+        """Parse a name.
 
         Args:
             text: `hf://owner/name[@revision]`, also as a path.
@@ -179,15 +179,15 @@ def _sound(name: HubName, file: Path) -> Path:
         with blob.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != blob.name:
                 raise HubError(
-                    f"{name}: {blob} is damaged, its SHA-256 is another. Remove the file and run "
-                    "the same command again"
+                    f"{name}: {blob} is damaged: its SHA-256 does not match. Remove the file and "
+                    "run the same command again"
                 )
     return file
 
 
 @contextmanager
 def _plain_errors(name: HubName) -> Iterator[None]:
-    """Say in one line why the Hub does not do what is asked.
+    """One line on why the Hub refused a request.
 
     Raises:
         HubError: instead of what huggingface_hub raises.
@@ -230,8 +230,8 @@ def _plain_errors(name: HubName) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise HubError(
-                f"{constants.ENDPOINT} refuses it ({status}): {name} takes a token that may do "
-                f"this; {_LOG_IN}"
+                f"{constants.ENDPOINT} refuses it ({status}): {name} needs a token with "
+                f"this permission; {_LOG_IN}"
             ) from error
         raise HubError(f"{name}: {constants.ENDPOINT} answers {reason(error)}") from error
     except Exception as error:  # the kinds of network errors changed with the library's versions
@@ -266,7 +266,7 @@ def _quietly() -> Iterator[None]:
 
 @contextmanager
 def failing_at_once() -> Iterator[None]:
-    """Downloads inside fail within seconds where there is no network, instead of retrying.
+    """Downloads inside the block fail within seconds without a network, instead of retrying.
 
     Files in the hub's local cache are found as before.
     """
@@ -283,7 +283,7 @@ def failing_at_once() -> Iterator[None]:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, whatever it answers."""
+    """Whether the Hub can be reached, whatever it answers."""
     from huggingface_hub import constants, get_session
 
     try:

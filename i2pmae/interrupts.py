@@ -64,7 +64,7 @@ def remember_saved(tell: Callable[[], str]) -> None:
 
 
 def forget_saved() -> None:
-    """Begin anew: nothing that an earlier run of this process has saved is of interest."""
+    """Reset: forget what an earlier run of this process has saved."""
     _Saved.tell = None
 
 
@@ -74,13 +74,13 @@ def what_is_saved() -> str | None:
 
 
 class StopRequest:
-    """Whether somebody asked the program to stop."""
+    """Whether a stop was requested."""
 
     def __init__(self) -> None:
         self._number = 0
 
     def note(self, number: int, _frame: FrameType | None) -> None:
-        """Signal handler: remember the first request, obey the second at once."""
+        """Signal handler: remember the first request, stop at once at the second."""
         if self._number:
             self.obey()
         self._number = number
@@ -98,7 +98,7 @@ class StopRequest:
         self._number = self._number or number
 
     def obey(self) -> None:
-        """Raise what was asked for, if anything was."""
+        """Raise the requested exception, if any."""
         if self._number == signal.SIGINT:
             raise KeyboardInterrupt
         if self._number:

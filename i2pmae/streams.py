@@ -18,7 +18,7 @@ _SECRET = re.compile(r"(\w:/{1,2})[^/\s:@]+:\S*@")  # s3://KEY:SECRET@bucket, al
 
 
 class _Stream:
-    """A text stream; what is not said here is the wrapped one's."""
+    """A text stream that delegates everything else to the wrapped one."""
 
     def __init__(self, stream: TextIO, *, is_needed: bool) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Checkpoints: save without ever losing the last one, load ours and the official ones.
+"""Checkpoints: saved atomically, loaded from our files and official ones.
 
 A checkpoint holds tensors and plain Python values only, so reading one never runs code.
 """
@@ -78,7 +78,7 @@ class Checkpoint:
 
 
 def notes_on_axes(trained: str, read: str) -> list[str]:
-    """What to say where shapes are read with another axis up than those of a checkpoint."""
+    """A warning if shapes are read with another axis up than those of a checkpoint."""
     if trained == read:
         return []
     return [
@@ -89,7 +89,7 @@ def notes_on_axes(trained: str, read: str) -> list[str]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the weights of a checkpoint.
+    """Which weights of a checkpoint were loaded.
 
     Attributes:
         loaded: names copied into the network.
@@ -248,7 +248,7 @@ def check_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 def restore(
     path: Path, saved: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Bring a network and its optimizer to where a checkpoint left them.
+    """Restore a network and its optimizer from a checkpoint.
 
     Args:
         path: of the checkpoint, for messages.

@@ -57,7 +57,7 @@ def shipped() -> dict[str, ShippedEncoder]:
 
 
 def pinned(checkpoint: str | Path) -> str | Path:
-    """The same checkpoint by a name that always means it: of a repository of the Hub, its commit.
+    """The checkpoint by a permanent name: for a repository of the Hub, with its commit.
 
     Raises:
         HubError: if it is of the Hub and cannot be fetched.
@@ -68,14 +68,14 @@ def pinned(checkpoint: str | Path) -> str | Path:
 
 
 def recorded(checkpoint: str | Path) -> str:
-    """How a checkpoint is written down: a file by its whole path, another by its name."""
+    """How a checkpoint is recorded: a file by its absolute path, others by name."""
     path = Path(checkpoint)
     is_name = is_hub_name(checkpoint) or (not path.exists() and as_typed(checkpoint) in shipped())
     return as_typed(checkpoint) if is_name else str(absolute_path(path))
 
 
 def file_of(checkpoint: str | Path) -> Path:
-    """The file that a checkpoint lies in, fetched if need be.
+    """The file of a checkpoint, downloaded if necessary.
 
     Args:
         checkpoint: a file, which need not exist; the name of a shipped encoder, unless a file is
@@ -115,6 +115,6 @@ def _sound(name: str, encoder: ShippedEncoder) -> Path:
         raise CheckpointError(f"{encoder.path} ({name}) is missing; install i2pmae again")
     if file_hash(encoder.path) != encoder.sha256:
         raise CheckpointError(
-            f"{encoder.path} ({name}) is damaged, its SHA-256 is another; install i2pmae again"
+            f"{encoder.path} ({name}) is damaged: its SHA-256 does not match; install i2pmae again"
         )
     return encoder.path

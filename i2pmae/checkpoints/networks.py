@@ -1,4 +1,4 @@
-"""Checkpoints to networks that are ready to use."""
+"""Ready-to-use networks from checkpoints."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def encoder_config_of(saved: Checkpoint, variant: Variant = "obj") -> EncoderCon
 
 @contextmanager
 def understood(path: str | Path) -> Iterator[None]:
-    """Say in one line that a checkpoint holds something else than its kind should.
+    """Raise a one-line error if a checkpoint does not hold what its kind should.
 
     Raises:
         CheckpointError: instead of what wrong values of settings and weights raise.
@@ -350,7 +350,7 @@ def _filled(make: Callable[[], ModelT], saved: Checkpoint) -> ModelT:
 
 
 def _check_sizes(config: EncoderConfig, saved: Checkpoint) -> None:
-    """Refuse settings of an encoder that the weights are not of."""
+    """Refuse encoder settings that do not fit the weights."""
     widths = {
         f"encoder.positions.{level}.0.weight": width for level, width in enumerate(config.widths)
     }

@@ -26,7 +26,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Described(NamedTuple):
-    """What of a network is written beside its weights."""
+    """Metadata that is written beside the weights of a network."""
 
     kind: Kind
     config: dict[str, Any]  # what decides its sizes
@@ -44,7 +44,7 @@ class OnHub(nn.Module):
 
     @classmethod
     def _load(cls, name: str, **options: Any) -> Self:
-        """The network of a checkpoint, whatever it is called."""
+        """Load the network of a checkpoint, given by any of its names."""
         raise NotImplementedError
 
     def described(self) -> Described:
@@ -88,7 +88,7 @@ class OnHub(nn.Module):
         return cls._load(name, **options)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write weights, settings and, where there is none, a model card into a folder.
+        """Write weights, settings and, if there is none yet, a model card into a folder.
 
         Raises:
             CheckpointError: if the folder cannot be written.

@@ -1,4 +1,4 @@
-"""The command line: options made from the settings, one table of commands, one way to end."""
+"""The command line: options made from the settings, one table of commands, one exit."""
 
 from i2pmae.cli.app import app
 from i2pmae.cli.main import main

@@ -1,4 +1,4 @@
-"""From words to an exit code: parse, run, and say in one line what went wrong."""
+"""Run the command line: parse, run, and report errors in one line."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _run() -> NoReturn:
 
 
 def _usage(error: Any) -> str:
-    """What is wrong with the words of the command line, and where its help is."""
+    """Describe a usage error and where the help is."""
     context = getattr(error, "ctx", None)
     words = ["i2pmae"] if context is None else context.command_path.split()
     message = error.format_message()

@@ -46,7 +46,7 @@ def survey(
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Survey:
-    """Read shapes once, and keep nothing but what is wrong with them.
+    """Read every shape once and keep only what is wrong with it.
 
     Args:
         source: shapes to read.

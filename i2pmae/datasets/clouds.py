@@ -1,4 +1,4 @@
-"""Point clouds in people's own folders, one file each."""
+"""Point clouds in users' own folders, one file each."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Array = npt.NDArray[Any]
 
 
 class Clouds(OwnShapes):
-    """One point cloud a file: a random subset where it holds more points than asked for.
+    """One point cloud per file: a random subset if it holds more points than asked for.
 
     Which points, and their order, depends on seed and id alone; so the first n of what is kept
     are a fair sample, too. They are then centered and scaled to the unit sphere. Points that are

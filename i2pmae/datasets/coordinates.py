@@ -73,7 +73,7 @@ def bounds(points: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]
 
 
 def turned(points: npt.NDArray[Any], up: Up) -> npt.NDArray[Any]:
-    """Turn points so that an axis comes to point along y, the axis that is up everywhere else.
+    """Rotate points so that an axis points along y, which is up everywhere else.
 
     Args:
         points: (..., 3).

@@ -1,4 +1,4 @@
-"""What lies in a folder of people's own shapes: files, folders, and what kinds they are."""
+"""The contents of a folder of users' own shapes: files, folders and their kinds."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def walk(root: Path) -> Folder:
 
 
 def _leads_nowhere(item: os.DirEntry[str]) -> bool:
-    """Whether it is a link to what is not there, or to itself."""
+    """Whether it is a broken link, or a link to itself."""
     return item.is_symlink() and not os.path.exists(item.path)
 
 

@@ -252,7 +252,7 @@ def read_table(file: Path, n_classes: int) -> Table:
 
 
 def dataset(opened: Any, file: Path, key: str) -> Any:
-    """A dataset that lies in the file itself, and not far larger than it.
+    """A dataset stored in the file itself, and not far larger than the file.
 
     Raises:
         DataError: if there is none.

@@ -1,4 +1,4 @@
-"""Meshes in people's own folders: points drawn from their surfaces."""
+"""Meshes in users' own folders: points sampled from their surfaces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _READERS: dict[str, Callable[[Path], Mesh]] = {
 
 
 class Meshes(OwnShapes):
-    """One mesh a file: as many points as asked for, drawn evenly from its surface.
+    """One mesh per file: as many points as asked for, sampled uniformly from its surface.
 
     Each part of the surface gets points in proportion to its area, so triangulation does not
     matter; faces without area get none. The draw depends on seed and id alone. The points are
@@ -96,7 +96,7 @@ class Meshes(OwnShapes):
 def sample_surface(
     mesh: Mesh, n_points: int, generator: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Draw points evenly from a surface, in random order.
+    """Sample points uniformly from a surface, in random order.
 
     Args:
         mesh: finite where it has faces; some may have no area.

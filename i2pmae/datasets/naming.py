@@ -87,7 +87,7 @@ class Places(NamedTuple):
 def one_ending(
     shapes: Iterable[Parts], order: Sequence[str]
 ) -> tuple[list[Parts], list[Parts], set[str]]:
-    """Of files that differ in their ending alone, the one whose ending comes first.
+    """Of files that differ only in their ending, keep the one whose ending comes first.
 
     Folders may be named after the endings: `obj/a.obj` and `stl/a.stl` are one name.
 

@@ -63,7 +63,7 @@ _MOST_CHILDREN = 64  # folders that are looked into for a data set one level bel
 
 
 class Located(NamedTuple):
-    """Where a data set lies, and what it is; what `locate` has found."""
+    """Path and kind of a data set, as found by `locate`."""
 
     layout: str
     path: Path
@@ -83,7 +83,7 @@ def open_source(
     classes: Classes = "auto",
     files: Sequence[Path] = (),
 ) -> ShapeSource:
-    """Open a data set that lies on disk, or the procedural shapes.
+    """Open a data set on disk, or procedural shapes.
 
     Args:
         path: folder or file; a store, or its URL; or a word that needs no files: `procedural`,
@@ -142,7 +142,7 @@ def open_source(
 
 
 def locate(path: str | Path, layout: str = "auto", files: Sequence[Path] = ()) -> Located:
-    """Find out what lies at a path, which `open_source` then opens for each split it is asked for.
+    """Detect the data set at a path; `open_source` then opens its splits.
 
     Args:
         path, layout, files: as of `open_source`.
@@ -164,7 +164,7 @@ def locate(path: str | Path, layout: str = "auto", files: Sequence[Path] = ()) -
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say in one line what the system does not let be read."""
+    """Raise a one-line error for what the system does not allow to be read."""
     try:
         yield
     except OSError as error:
@@ -407,7 +407,7 @@ def _check_neighbors(folder: Path) -> None:
 
 
 def _missing(root: Path, folder: Folder) -> str:
-    """What would make a data set of a folder that is none."""
+    """What is missing for a folder to be a data set."""
     if folder.with_suffix([".h5", ".hdf5"]):
         return (
             "Missing beside the .h5 files: train_files.txt, test_files.txt and shape_names.txt, or "

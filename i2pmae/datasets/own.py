@@ -1,4 +1,4 @@
-"""People's own folders of shapes, one file each: which files are read, and what they are called.
+"""Users' own folders of shapes, one file each: which files are read, and their ids.
 
 `<class>/{train,test}/...`, `{train,test}/<class>/...`, either without classes, without splits, or
 without both; nested as deep as one likes. Splits may also come from lists, `train.txt` and the
@@ -43,7 +43,7 @@ _SUFFIXES = {"mesh": MESH_SUFFIXES, "cloud": CLOUD_SUFFIXES}
 
 
 class OwnFolder(NamedTuple):
-    """What lies in a folder, and what kind each file is."""
+    """The files of a folder and their kinds."""
 
     root: Path  # the folder, or a single file
     folder: Folder
@@ -88,7 +88,7 @@ def _named_kinds(root: Path, files: Sequence[Parts]) -> dict[Parts, Kind]:
 
 
 class OwnShapes(ShapeSource):
-    """Shapes in people's own folders; see the classes for meshes and for clouds.
+    """Shapes in users' own folders; see the classes for meshes and for clouds.
 
     Args:
         root: folder, or a single file.

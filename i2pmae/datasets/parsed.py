@@ -46,7 +46,7 @@ class ParsedFiles:
 
     Each text has a row: its size and time of change, its numbers, and a checksum of all these. A
     row counts only if they fit the text as it is now. So what a crash cut short, what is damaged,
-    and what belongs to an earlier version of a text is parsed again and replaced, without a word;
+    and what belongs to an earlier version of a text is silently parsed again and replaced;
     and processes and threads may share the file. Where it cannot be written, texts are parsed
     each time.
 
@@ -133,7 +133,7 @@ class ParsedFiles:
         return numbers.reshape(lines, self._columns)
 
     def _keep(self, path: Path, row: int, stamp: tuple[int, int], numbers: Table) -> None:
-        """Fill a row; a full disk, missing permission and the like are nobody's concern."""
+        """Fill a row; a full disk, missing permission and the like are ignored."""
         head = np.array([(*stamp, len(numbers), 0)], _HEAD)
         content = np.ascontiguousarray(numbers, "<f4")
         head["checksum"] = _checksum(head, content)

@@ -19,7 +19,7 @@ _TEST_EVERY = 10
 
 
 class _Procedural(ShapeSource):
-    """Shapes that depend on the seed and their id alone, with as many points as asked for."""
+    """Shapes that depend only on the seed and their id, with as many points as asked for."""
 
     version: ClassVar[int]  # of the shapes; part of the fingerprint
 

@@ -294,7 +294,7 @@ def _processes(
     """Pieces read by processes, in order."""
     from torch.utils.data import DataLoader
 
-    # A fork of this process could inherit locks that its threads hold, and wait for ever.
+    # A fork of this process could inherit locks that its threads hold, and wait forever.
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
     context = get_context(method)
     if method == "forkserver":

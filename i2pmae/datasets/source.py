@@ -356,7 +356,7 @@ class ShapeSource(ABC):
 
 
 def shape_generator(seed: int, shape_id: str) -> np.random.Generator:
-    """Random numbers that belong to one shape, whatever is read before or after it."""
+    """Random generator of one shape, independent of what else is read."""
     digest = hashlib.sha256(f"{seed}\n{shape_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 

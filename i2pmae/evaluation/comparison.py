@@ -1,4 +1,4 @@
-"""Kinds of features beside each other: measures with intervals, paired differences, conclusions."""
+"""Comparison of kinds of features: measures with intervals, paired differences, conclusions."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Journal:
 
     Args:
         out: the output.
-        settings: plain values; a file of other settings is started anew.
+        settings: plain values; a file with other settings is started over.
         total: number of shapes.
 
     Attributes:
@@ -88,7 +88,7 @@ class Journal:
                 yield from json.loads(line)["rows"]
 
     def finish(self) -> None:
-        """Have the file removed at the end: its rows lie elsewhere now."""
+        """Remove the file at the end, when its rows have been written elsewhere."""
         self._finished = True
 
     def _recover(self, file: BufferedRandom) -> None:
@@ -108,7 +108,7 @@ class Journal:
                         name: values for name, values in changed.items() if name not in _UNTOLD
                     }
                     why = told(shown, "it") or "the shapes have changed"
-                    note(f"{self.path} is of other settings ({why}): starting anew")
+                    note(f"{self.path} has other settings ({why}): starting over")
                     break
             else:
                 self.n_done = int(found["n_done"])

@@ -56,7 +56,7 @@ def parquet_package() -> tuple[Any, Any]:
 
 
 def file_of_shape(folder: Path, shape_id: str, ending: str) -> Path:
-    """Where a file about a shape goes: below a folder whatever the id is, never above it."""
+    """Path of a file about a shape: always below the folder, whatever the id."""
     parts = [part for part in shape_id.split("/") if part not in ("", ".", "..")]
     return folder.joinpath(*parts[:-1], f"{parts[-1] if parts else 'shape'}.{ending}")
 

@@ -22,7 +22,7 @@ _DASHBOARD = "127.0.0.1:8787"
 
 @contextmanager
 def _closed_scheduler() -> Iterator[Any]:
-    """A scheduler's class whose dashboard lies below a path that nobody can guess.
+    """A scheduler class whose dashboard has a path that cannot be guessed.
 
     Whoever may talk to a scheduler can run code in it, and every user of a machine reaches its
     loopback. So clusters that are started here also talk over TLS, with a key made for the run.
@@ -64,7 +64,7 @@ def _process_as_before() -> Iterator[None]:
 
     Each worker that it starts leaves its variables, such as the number of threads, in this
     process as well, and programs started later inherit them. Importing dask-jobqueue makes Ctrl-C
-    exit with 0 without a word.
+    exit with 0 and no message.
     """
     variables, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
     try:
@@ -140,7 +140,7 @@ def slurm_cluster(file: Path, n_workers: int | None) -> Iterator[Any]:
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             cluster.status = Status.closed  # nothing runs yet, but it would complain
             raise ConfigError(
-                f"--slurm {file}: SLURMCluster does not take it ({error}); its arguments are "
+                f"--slurm {file}: SLURMCluster rejects it ({error}); its arguments are "
                 "listed at https://jobqueue.dask.org"
             ) from error
         stack.enter_context(cluster)

@@ -211,7 +211,7 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
     if removed:
         note(
             f"{location.text} holds {len(removed)} shapes that are no longer in {source.root} "
-            f"({_listed(removed)}); they stay"
+            f"({_listed(removed)}); they are kept"
         )
     n_new = len(source) - info.spec.n_shapes
     if n_new < 0:
@@ -222,7 +222,7 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
     if n_new == 0 and info.complete:
         return as_recorded
     if n_new:
-        note(f"{location.text} grows: {n_new} new shapes beside {info.spec.n_shapes}, which stay")
+        note(f"{location.text} grows: {n_new} new shapes are added to {info.spec.n_shapes}")
     grown = [
         *info.provenance.get("grown", []),
         {"shapes": info.spec.n_shapes, "source_fingerprint": recorded},

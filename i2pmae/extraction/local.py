@@ -76,7 +76,7 @@ def write_shards(
         writer: of the store.
         shards: which ones.
         batch_size: shapes per call of the image model.
-        loaders: processes that read shapes; 0: threads of this one; None: as many as repay.
+        loaders: processes that read shapes; 0: threads of this one; None: as many as pay off.
         progress: counts shapes once they are encoded, and shows how long shapes are waited for.
 
     Raises:

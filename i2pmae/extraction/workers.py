@@ -47,7 +47,7 @@ _CONNECT_SECONDS = 30
 _LOOK_SECONDS = 5.0  # between two looks for new workers
 _LOOKS = 60  # without any worker, before the job ends
 _DASK_SETTINGS = {
-    # the second worker that a task ends is reason enough to look for the shape that does it
+    # the second worker that a task ends is reason enough to look for the shape that causes it
     "distributed.scheduler.allowed-failures": 1,
     # memory is the image model's and its batches': there are no results to spill, and a worker
     # that paused would never continue
@@ -66,7 +66,7 @@ def dask_executor(config: ExtractConfig, source: ShapeSource) -> Iterator[DaskEx
     Raises:
         ConfigError: if dask's packages are not installed, the scheduler cannot be reached, or
             the file with Slurm's settings cannot be used.
-        WorkersError: if workers end while they load the image model.
+        WorkersError: if workers crash while they load the image model.
     """
     require_package("distributed", "workers")
     import dask
@@ -108,7 +108,7 @@ class DaskExecutor(Executor):
         [(_, model)] = self._each(_describe, [config])
         if model is None:
             raise WorkersError(
-                f"workers end while they load the image model {config.image_model.name}. "
+                f"workers crash while they load the image model {config.image_model.name}. "
                 "Use fewer --workers, or a machine with more memory."
             )
         self.model: ImageModelInfo = model
@@ -160,7 +160,7 @@ class DaskExecutor(Executor):
     ) -> dict[int, str]:
         """The shapes of a lost shard that end a worker on their own, with a reason each."""
         shapes = shapes_of(spec, k)
-        warn(f"shard {k} ended two workers; looking for the shape that does it")
+        warn(f"shard {k} crashed two workers; looking for the shape that causes it")
         attempt = partial(self._job.attempt, store, spec.n_points, bad)
         found: dict[int, str] = {}
         for piece, outcome in self._narrowed(attempt, _halves(shapes)):
@@ -177,17 +177,17 @@ class DaskExecutor(Executor):
             )
         if not found and is_last_try:
             raise WorkersError(
-                f"{_ROUNDS} times two workers ended over shard {k} (shapes "
-                f"{self._source.ids[shapes.start]} to {self._source.ids[shapes.stop - 1]}), over "
-                "none of its shapes alone. If memory is short, use fewer --workers or a smaller "
-                "--batch-size; the same command again continues."
+                f"shard {k} (shapes {self._source.ids[shapes.start]} to "
+                f"{self._source.ids[shapes.stop - 1]}) crashed two workers {_ROUNDS} times, but "
+                "none of its shapes does so alone. If memory is short, use fewer --workers or a "
+                "smaller --batch-size, and rerun the command to resume."
             )
         return found
 
     def _narrowed(
         self, task: Callable[[range], Any], pieces: list[range]
     ) -> Iterator[tuple[range, Any]]:
-        """`task` of every piece; what is lost is halved, down to single shapes, which give None."""
+        """Run `task` on every piece; lost pieces are halved, down to single shapes (then None)."""
         suspects: list[range] = []
         while pieces:
             halves: list[range] = []
@@ -242,7 +242,7 @@ class DaskExecutor(Executor):
                 warn("no worker is left; waiting for another")
         raise WorkersError(
             "all workers are gone and none came back, or the scheduler is gone: look into their "
-            "logs for the reason. What is written stays: the same command again continues."
+            "logs for the reason. Everything written so far is kept: rerun the command to resume."
         )
 
     def _n_workers(self) -> int:
@@ -266,7 +266,7 @@ def _outcome(future: Any) -> Any:
 
     if future.status == "cancelled":
         raise WorkersError(
-            "the scheduler is gone. What is written stays: the same command again continues."
+            "the scheduler is gone. Everything written so far is kept: rerun the command to resume."
         )
     error = future.exception()
     if isinstance(error, KilledWorker):
@@ -283,7 +283,7 @@ def _report_loss(event: tuple[float, Any]) -> None:
     """Say that a worker is gone; dask gives its work to another."""
     message = event[1]
     if message.get("action") == "remove-worker" and not message.get("expected"):
-        warn(f"worker {message['worker']} was lost; its work is done again")
+        warn(f"worker {message['worker']} was lost; its work is repeated")
 
 
 # What follows runs on the workers.
@@ -390,7 +390,7 @@ def _checked(config: ExtractConfig, model: ImageModelInfo) -> Encoder:
 
 @lru_cache(maxsize=1)
 def _writer(store: str, _config: ExtractConfig, _fingerprint: str) -> StoreWriter:
-    """The store, opened once; made anew with other settings it is another one."""
+    """The store, opened once; a store made again with other settings is a new one."""
     return join_writer(store)
 
 

@@ -133,7 +133,7 @@ def refuse_unpacked(member: zipfile.ZipInfo, file: Path) -> None:
     if member.file_size > _UNPACKED_FREELY + LARGEST_RATIO * member.compress_size:
         raise DataError(
             f"{file} unpacks {member.compress_size} bytes to {member.file_size}: it is "
-            "damaged or made to harm. Remove it."
+            "damaged or malicious. Remove it."
         )
 
 

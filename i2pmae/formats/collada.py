@@ -51,7 +51,7 @@ def read_collada(file: Path) -> Mesh:
     """
     data = read_bytes(file)
     with parsing(file, _REMEDY):
-        # Python's parser bounds what entities unfold to; nobody's exporter writes any.
+        # Python's parser bounds what entities expand to; no exporter writes any.
         if b"<!ENTITY" in data or "<!ENTITY".encode("utf-16-le") in data:
             raise ValueError("it declares entities")
         root = ET.fromstring(data)  # noqa: S314  without entities

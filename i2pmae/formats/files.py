@@ -1,4 +1,4 @@
-"""Reading files that may be damaged, mislabeled or made to harm.
+"""Reading files that may be damaged, mislabeled or malicious.
 
 Each function ends in data or in a one-line `DataError` that names the file and the remedy.
 Nothing is allocated because a header says so: sizes are checked against the file first.
@@ -113,7 +113,7 @@ def _is_missing_alone(file: Path) -> bool:
 
 
 def require_file(file: Path, holds: str) -> Path:
-    """Return `file`, or say what is missing and what lies there instead.
+    """Return `file`, or raise an error that says what is there instead.
 
     Args:
         file: path of a regular file.
@@ -166,7 +166,7 @@ def storable(name: str) -> bool:
 
 
 def refuse_stand_in(start: bytes, file: Path) -> None:
-    """Refuse a file that stands in for the one meant: packed, a pointer, a page of a server.
+    """Refuse a file in place of the real one: compressed, a pointer, a web page.
 
     Args:
         start: its first `START_BYTES` bytes.

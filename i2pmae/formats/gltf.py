@@ -1,7 +1,7 @@
 """Surfaces in `.glb` and `.gltf` files (glTF 2.0): a scene as it stands when it is opened.
 
 No library is used: pygltflib only parses the JSON; trimesh and assimp get instances, quantized
-values, morph targets, skins and required extensions wrong without a word, see docs/own-meshes.md.
+values, morph targets, skins and required extensions silently wrong, see docs/own-meshes.md.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class _Scene:
         """Refuse files of a few bytes that would keep us busy for hours."""
         self._work += work
         if self._work > _MOST_WORK:
-            raise ValueError("its parts unfold to far more than it stores")
+            raise ValueError("its parts expand to far more than it stores")
 
     def _parents(self) -> list[int]:
         """The node around each node, or -1."""
@@ -274,7 +274,7 @@ class _Scene:
     def _count(self, index: int) -> int:
         count = int(self._scene["accessors"][_index(index)]["count"])
         if count < 0:
-            raise ValueError("an accessor has fewer than no entries")
+            raise ValueError("an accessor has a negative number of entries")
         return count
 
     def _numbers(self, index: int, rows: Array | slice) -> npt.NDArray[np.float64]:
@@ -303,11 +303,11 @@ class _Scene:
                     accessor["bufferView"], accessor.get("byteOffset", 0), dtype, count, n
                 ).copy()
             elif count > _MOST_UNSTORED:
-                raise ValueError(f"accessor {index} unfolds to far more than it stores")
+                raise ValueError(f"accessor {index} expands to far more than it stores")
             else:
                 base = np.zeros((count, n) if n > 1 else count, dtype)
             if sum(array.nbytes for array in self._sparse.values()) > 1 << 29:
-                raise ValueError("sparse accessors unfold to far more than they store")
+                raise ValueError("sparse accessors expand to far more than they store")
             self._sparse[index] = _patched(base, *self._patch(accessor["sparse"], dtype, n))
         return self._sparse[index]
 

@@ -22,7 +22,7 @@ _NOT_READ = {"surf", "curv", "curv2", "bzp", "bsp", "cdc", "cdp", "res", "call",
 
 
 def read_obj(file: Path) -> Mesh:
-    """All faces of a file, whatever their groups and materials.
+    """All faces of a file, of all groups and materials.
 
     Raises:
         DataError: if the file is damaged, or holds curved surfaces.

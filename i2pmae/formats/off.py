@@ -158,7 +158,7 @@ def _read_binary(data: bytes, place: int, header: _Header) -> tuple[Array, list[
     n_vertices, n_faces = np.frombuffer(data, ">i4", 3, place)[:2].tolist()
     place += 12
     if min(n_vertices, n_faces) < 0:
-        raise ValueError("its header promises fewer than no vertices or faces")
+        raise ValueError("its header promises a negative number of vertices or faces")
     vertices = np.frombuffer(data, ">f4", n_vertices * header.width, place)
     vertices = vertices.reshape(-1, header.width)[:, : header.dimensions].astype(np.float64)
     rest = data[place + 4 * n_vertices * header.width :]

@@ -64,8 +64,8 @@ def _binary_corners(data: bytes, promised: int, file: Path) -> Array:
         )
     if room > promised and data[expected:].strip(b"\0 \r\n\t"):
         raise DataError(
-            f"{file} goes on for {len(data) - expected} bytes after the {promised} facets that its "
-            f"header promises. {_REMEDY}"
+            f"{file} continues for {len(data) - expected} bytes after the {promised} facets that "
+            f"its header promises. {_REMEDY}"
         )
     return np.frombuffer(data, _FACET, promised, _HEADER_BYTES)["corners"].copy()
 

@@ -56,7 +56,7 @@ def chunks(text: bytes, end: bytes = b"\n", place: int = 0) -> Iterator[bytes]:
 
 
 class Words:
-    """The words of a text: what stands between blanks and control characters."""
+    """The words of a text, separated by blanks and control characters."""
 
     def __init__(self, text: bytes):
         self._text = text

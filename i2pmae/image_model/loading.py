@@ -94,7 +94,7 @@ def _check_block(name: str, block: int, n_blocks: int) -> None:
 
 
 def usual_tag(name: str) -> str:
-    """The weights that somebody who names none most likely wants."""
+    """The default weights of an image model."""
     if name == PACKAGED:
         return "packaged"
     if name.startswith("timm:"):
@@ -107,7 +107,7 @@ def usual_tag(name: str) -> str:
 
 
 def _check_size(name: str, loaded: Loaded) -> None:
-    """Refuse sizes that cut patches: features would no longer lie where they belong."""
+    """Refuse sizes that cut patches: features would be at the wrong places."""
     size, patch = loaded.image_size, loaded.patch_size
     if patch is not None and (size < patch or size % patch):
         below = max(size // patch, 1) * patch

@@ -91,7 +91,7 @@ def _in_hub_cache(name: str, pretrained: str) -> bool:
 
 
 def _downloaded(url: str | None) -> bool:
-    """Whether a file of this address lies where the libraries keep downloads."""
+    """Whether a file of this address is in the download cache of the libraries."""
     if not url:
         return False
     import torch

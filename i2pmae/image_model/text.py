@@ -79,8 +79,8 @@ def load_text_tower(name: str, pretrained: str, image_size: int | None = None) -
     """
     if name.startswith("timm:") or name not in open_clip.list_models():
         raise WeightsError(
-            f"{name} is no CLIP network, so it knows no words; zero-shot needs a store that was "
-            "extracted with one, such as --image-model ViT-B-16-quickgelu --pretrained openai"
+            f"{name} is not a CLIP network, so it has no text tower; zero-shot needs a store that "
+            "was extracted with one, such as --image-model ViT-B-16-quickgelu --pretrained openai"
         )
     if pretrained == "random":
         raise WeightsError(
@@ -116,7 +116,7 @@ def load_text_tower(name: str, pretrained: str, image_size: int | None = None) -
 
 
 def _text_part(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The text tower of a CLIP checkpoint, whether it lies under `text.` or at the top."""
+    """The text tower of a CLIP checkpoint, under `text.` or at the top level."""
     if nested := tensors_of("text", weights):
         return nested
     if not any(name.startswith("visual.") for name in weights):

@@ -14,7 +14,7 @@ ROW_BUCKET = 64  # likewise for the visible tokens of the whole batch
 
 
 class Packing(NamedTuple):
-    """Where the tokens of one level lie once the visible ones are in front.
+    """Positions of the tokens of one level once the visible ones are in front.
 
     G tokens per cloud, L packed positions per cloud, R rows for the visible tokens of all clouds.
     """
@@ -67,7 +67,7 @@ def pack(masks: Sequence[Tensor], group_sizes: Sequence[int], n_kept: int) -> li
 
 
 def member_rows(neighbors: Tensor, finer: Packing, packing: Packing) -> Tensor:
-    """Where the members of the chosen groups lie among the finer level's packed tokens.
+    """Positions of the members of the chosen groups among the finer level's packed tokens.
 
     Members of visible groups are visible. Those of the few hidden groups may be padding.
 

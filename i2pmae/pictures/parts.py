@@ -1,4 +1,4 @@
-"""Part segmentation: what is where, according to the labels and to the network."""
+"""Part segmentation: labeled and predicted parts of shapes."""
 
 from __future__ import annotations
 

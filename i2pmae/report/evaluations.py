@@ -1,4 +1,4 @@
-"""What `i2pmae evaluate` found about a run's encoder: beside its checkpoints, and on its page."""
+"""Results of `i2pmae evaluate`, kept beside the checkpoints and shown on the page of the run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Kept(BaseModel):
 
 
 def keep_evaluation(config: EvaluateConfig, found: Evaluation) -> Path | None:
-    """Write what was found into the folder of the run whose checkpoint it is.
+    """Write the results into the folder of the run that the checkpoint belongs to.
 
     Returns:
         The file; None where the checkpoint lies in no run's folder, or that cannot be written.

@@ -1,4 +1,4 @@
-"""Reconstructions beside the truth, as clouds that turn together."""
+"""Reconstructions beside the truth, as clouds that rotate together."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def evenly(n_all: int, n_chosen: int) -> list[int]:
 
 
 def _thinned(points: Points) -> Points:
-    """Distinct points, at even steps where there are too many."""
+    """Distinct points, every k-th if there are too many."""
     distinct = np.unique(points, axis=0)
     return distinct[evenly(len(distinct), _POINTS)]

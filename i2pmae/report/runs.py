@@ -351,7 +351,7 @@ def _run_config(config: ReportConfig, saved: dict[str, Any]) -> FinetuneConfig:
 
 
 def _here(place: str) -> str:
-    """A place that a run's settings name, if it is on this machine: they may be a stranger's.
+    """A path that a run's settings name, if it is local: the settings may be untrusted.
 
     Raises:
         ConfigError: if it is a URL, or a share of another machine.

@@ -72,7 +72,7 @@ def run(source: str | Path, target: str | Path) -> Result:
         copy_again(path, target, [(finding.array, finding.shard or 0) for finding in damaged])
     note(
         f"{shown}: {copied.n_files} files, {copied.n_copied} of them copied now "
-        f"({copied.n_bytes / 1e6:.1f} MB); all are sound"
+        f"({copied.n_bytes / 1e6:.1f} MB); all verified"
     )
     return {
         "source": named,
@@ -104,7 +104,7 @@ def _send(source: str | Path, target: HubName) -> Result:
     n_bytes = sum(sizes.values())
     note(f"uploading {len(sizes)} files, {n_bytes / 1e6:.1f} MB")
     sent = send_folder(target, location.folder, f"Store {location.folder.name}, by i2pmae")
-    note(f"{sent}: {len(sizes)} files; to have it: i2pmae copy {sent} cache/NAME.zarr")
+    note(f"{sent}: {len(sizes)} files; to download it: i2pmae copy {sent} cache/NAME.zarr")
     return {
         "source": location.text,
         "store": str(sent),

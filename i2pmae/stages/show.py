@@ -146,7 +146,7 @@ def _find_shape(reader: StoreReader, ids: Sequence[str], usable: set[int], name:
 
 
 def _short_name(reader: StoreReader, shape_id: str, index: int) -> str:
-    """What is written beside a shape: the end of its id, led by its class if that says more."""
+    """Caption of a shape: the end of its id, after its class if that says more."""
     label = int(reader.read_all("label")[index])
     class_name = reader.class_names[label] if label >= 0 else ""
     end = shape_id.rpartition("/")[2]

@@ -29,7 +29,7 @@ _SETTINGS = ("checkpoint", "checkpoint_sha256", "data", "layout", "points", "pre
 
 
 class _Query(NamedTuple):
-    """What is looked for."""
+    """The query."""
 
     name: str
     place: int | None  # among the vectors; None for a file

@@ -1,4 +1,4 @@
-"""Making a store's metadata, so that an interrupted creation is seen and begun again."""
+"""Creation of a store's metadata; an interrupted creation is detected and repeated."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def _refuse_foreign_files(location: Location) -> None:
             f"{location.text.rstrip('/')}/NAME.zarr, or restore its {METADATA} from a copy."
         )
     if location.folder is None:
-        location.delete("")  # an empty folder, as consoles make it: zarr would list it for ever
+        location.delete("")  # an empty folder, as consoles make it: zarr would list it forever
     elif location.folder.exists():
         shutil.rmtree(location.folder)
 
 
 def _names(location: Location) -> Iterator[str]:
-    """All that lies in a store's place: files and links, and folders with a slash at the end."""
+    """All entries at a store's path: files and links, and folders with a slash at the end."""
     if location.folder is None:
         # An object with a slash at the end stands for a folder.
         yield from (key for key in location.keys("") if not key.endswith("/") and key)

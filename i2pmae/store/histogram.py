@@ -33,7 +33,7 @@ class Counted(TypedDict, total=False):
 
 
 class Histogram:
-    """Counts of values in even bins; the range doubles whenever a value lies outside of it."""
+    """Counts of values in even bins; the range doubles if a value is outside of it."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(BINS, np.int64)

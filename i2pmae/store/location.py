@@ -65,7 +65,7 @@ class Location:
 
     @classmethod
     def of(cls, path: str | Path) -> Location:
-        """Understand a path, a `file://` URL or the URL of an object store."""
+        """Parse a path, a `file://` URL or the URL of an object store."""
         text = as_typed(_COLLAPSED_FILE.sub("file:///", str(path)))
         scheme, is_url, rest = text.partition("://")
         if not is_url:
@@ -102,7 +102,7 @@ class Location:
         return scheme, bucket, key
 
     def exists(self) -> bool:
-        """Whether anything lies here."""
+        """Whether anything exists here."""
         if self.folder is not None:
             return self.folder.exists()
         return self.read(METADATA) is not None
@@ -237,7 +237,7 @@ class Location:
 
 
 def _real(path: str) -> Path:
-    """A path without links and `..`, whether anything lies there or not."""
+    """A path without links and `..`, whether it exists or not."""
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:
@@ -286,21 +286,21 @@ class _Retries(logging.Handler):
         self._sign, self._n, self._said = sign, 0, -math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a request that is tried again."""
+        """Count a retried request."""
         if self._sign not in str(record.msg):
             return
         self._n += 1
         if time.monotonic() - self._said >= _SECONDS_PER_LINE:
             self._said = time.monotonic()
             warn(
-                "the object store throttles or cuts off requests; they are tried again "
+                "the object store throttles or cuts off requests; they are retried "
                 f"({self._n} so far)"
             )
 
 
 @cache
 def _report_retries(scheme: str) -> None:
-    """Have requests that are tried again reported, from now on."""
+    """Report retried requests from now on."""
     name, sign = _RETRY_LOGS[scheme]
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
@@ -332,7 +332,7 @@ def _finds_no_credentials() -> bool:
 def _options(scheme: str) -> dict[str, Any]:
     """How fsspec is to open an object store; the environment says where and as whom."""
     if scheme == "s3":
-        # each request is tried again by botocore, with growing waits, before a whole shard is
+        # botocore retries each request, with growing waits, before a whole shard is
         retries = {"max_attempts": 5, "mode": "standard"}
         return {
             "anon": is_anonymous(),

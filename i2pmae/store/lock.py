@@ -1,4 +1,4 @@
-"""One writer per store: a lock beside it that says who holds it, and that they live."""
+"""One writer per store: a lock beside it that names its holder and is renewed."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class StoreLock(ABC):
                 self._delete()
 
     def require(self) -> None:
-        """Make sure before writing that nobody has taken over the lock.
+        """Check before writing that no other process has taken over the lock.
 
         Raises:
             StoreError: if this process stood still for so long that another has.
@@ -137,7 +137,7 @@ class StoreLock(ABC):
         if self._was_lost:
             raise StoreError(
                 f"{self.store} was taken over by another process while this one stood still. "
-                "What both have written stays; run the same command again if the other stops."
+                "What both have written is kept; rerun the command if the other stops."
             )
 
     def __enter__(self) -> Self:
@@ -162,8 +162,8 @@ class StoreLock(ABC):
         if owner.is_near or (owner.host != self._me.host and self._is_fresh()):
             return False
         note(
-            f"{self.store} is locked by process {owner.pid} on {owner.host}; looking for "
-            f"{SILENCE:.0f} s whether it lives"
+            f"{self.store} is locked by process {owner.pid} on {owner.host}; waiting up to "
+            f"{SILENCE:.0f} s to see whether it is still running"
         )
         last, end = self._life(), time.monotonic() + SILENCE
         while True:
@@ -371,7 +371,7 @@ def locked_parts(location: Location) -> list[Part]:
 
 @contextlib.contextmanager
 def whole_store(location: Location, part: Part | None = None) -> Iterator[StoreLock]:
-    """The lock of the whole store, while nobody writes a part of it.
+    """The lock of the whole store, held only while no part is being written.
 
     A part takes it only to create and to finish the store: then others may hold it for a moment
     and are waited for, and only parts of another division are in the way.

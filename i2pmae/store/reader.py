@@ -380,7 +380,7 @@ class StoreReader:
             raise self._damaged(name, f"shard {k}: {error}") from error
 
     def _failed(self, name: str, error: Exception, where: str = "") -> StoreError:
-        """What is wrong, where TensorStore cannot read; only what is proven is called damage."""
+        """Explain why TensorStore cannot read; only proven damage is called damage."""
         if str(error).partition(":")[0] in _PROOFS and "os_error_code" not in str(error):
             return self._damaged(name, f"{where}{error}")
         return self._unreadable(name, error, where)

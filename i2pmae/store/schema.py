@@ -144,14 +144,14 @@ class ArraySchema:
         return tuple(sizes[name] for name in self.dimensions)
 
     def chunks(self, spec: StoreSpec) -> tuple[int, ...]:
-        """Shape of what is compressed, checked and read as one."""
+        """Shape of a chunk: the unit of compression, checksums and reading."""
         shape = self.shape(spec)
         if self.layout == "store":
             return shape
         return (1 if self.layout == "shape" else spec.shard_size, *shape[1:])
 
     def shards(self, spec: StoreSpec) -> tuple[int, ...] | None:
-        """Shape of what lies in one file; None where that is a chunk."""
+        """Shape of one file; None if a file is one chunk."""
         return (spec.shard_size, *self.shape(spec)[1:]) if self.layout == "shape" else None
 
     def codecs(self, spec: StoreSpec) -> list[Any]:

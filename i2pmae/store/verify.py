@@ -1,4 +1,4 @@
-"""Reading a whole store to find what is missing, damaged or does not fit together."""
+"""Read a whole store to find what is missing, damaged or inconsistent."""
 
 from __future__ import annotations
 

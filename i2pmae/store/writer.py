@@ -95,7 +95,7 @@ class StoreWriter:
         return self._mine(self._pending())
 
     def refresh(self) -> None:
-        """Look anew which shards are there, after other processes have written some.
+        """Check again which shards exist, after other processes have written some.
 
         A shard counts only with all its files.
         """
@@ -106,7 +106,7 @@ class StoreWriter:
         return sorted(k for k in shards if self._part is None or self._part.holds(k))
 
     def reopen(self) -> None:
-        """Mark a complete store as not complete, for shards of it are written anew."""
+        """Mark a complete store as incomplete before some of its shards are written again."""
         if self.info.complete:
             with self._whole_store():
                 self._record(replace(self.info, complete=False, counts={}))
@@ -178,7 +178,7 @@ class StoreWriter:
                 self.pending = self.pending[:place] + self.pending[bisect_right(self.pending, k) :]
 
     def require_lock(self) -> None:
-        """Make sure that nobody has taken over the store; raises as `StoreLock.require`."""
+        """Check that no other process has taken over the store; raises as `StoreLock.require`."""
         if self._lock is not None:
             self._lock.require()
 
@@ -225,7 +225,7 @@ class StoreWriter:
         self.close()
 
     def _reader(self) -> StoreReader:
-        """What is there by now, as strangers' stores are read: with bounds."""
+        """The metadata as it is now, read with the limits for untrusted stores."""
         return StoreReader(self.path, cache_bytes=0, unfinished=True, fill_missing=True)
 
     def _pending(self) -> list[int]:
@@ -368,7 +368,7 @@ def join_writer(path: str | Path) -> StoreWriter:
 
 
 def demand_again(path: str | Path, shards: Iterable[int]) -> None:
-    """Have the next run write shards anew: their status is removed, under the store's lock.
+    """Mark shards to be written again by the next run: removes their status, under the lock.
 
     Args:
         path: folder or URL of a store.

@@ -111,7 +111,7 @@ class CompiledStep:
     def _give_up(self, error: RuntimeError) -> None:
         """Leave everything as before the step."""
         reason = str(error).strip().partition("\n")[0]
-        warn(f"--compile {self._mode} does not work here; training goes on without it: {reason}")
+        warn(f"--compile {self._mode} does not work here; training continues without it: {reason}")
         self._fast = None
         for parameter in self._parameters:
             parameter.grad = None

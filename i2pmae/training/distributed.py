@@ -44,7 +44,7 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is rank 0, which alone writes and logs."""
+        """Whether this process is rank 0: only rank 0 writes and logs."""
         return self.part.index == 0
 
     def check_batch(self, batch_size: int, accumulate: int) -> None:
@@ -185,8 +185,8 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
             isinstance(error, RuntimeError) and _LOST.search(str(error))
         ):
             raise TrainingError(
-                "another process of this run has ended without a word (killed, or out of memory?);"
-                " start all of them again with --resume"
+                "another process of this run has ended without an error message (killed, or out "
+                "of memory?); start all of them again with --resume"
             ) from error
         raise
 

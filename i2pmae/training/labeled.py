@@ -117,13 +117,13 @@ class Clouds(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Read whatever is read only once, so that what cannot be used shows before training."""
+        """Read everything that is read only once, so that bad shapes show before training."""
         ...
 
     def batches(
         self, batch_size: int, *, seed: int, epoch: int, start: int = 0, part: Part = WHOLE
     ) -> Iterator[Batch]:
-        """One epoch in an order that depends on seed and epoch alone; full batches only.
+        """One epoch in an order that depends only on seed and epoch; full batches only.
 
         With sampling `spread` these are whole clouds, of which every step draws.
 

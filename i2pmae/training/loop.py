@@ -1,4 +1,4 @@
-"""The training loop of every objective; what is trained for is a `Task`'s.
+"""The training loop of every objective; a `Task` defines the objective.
 
 What is random depends on the seed, the counters, the epoch and the step alone, so a run that is
 resumed goes through the same numbers as one that was never interrupted.
@@ -218,7 +218,7 @@ def say_begin(
     process_group: ProcessGroup,
     n_shapes: int,
 ) -> None:
-    """Say on one line what is trained where, and how long.
+    """Print one line: what is trained, on which device, and for how long.
 
     Args:
         description: of what is done, in a word.

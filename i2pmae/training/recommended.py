@@ -29,7 +29,7 @@ class Recommendation(NamedTuple):
 def recommend_pretraining(
     store: str, n_shapes: int, n_points: int, device: torch.device
 ) -> Recommendation:
-    """The paper's network where there are thousands of shapes and a GPU, else the small one.
+    """The paper's network if there are thousands of shapes and a GPU, else the small one.
 
     Args:
         store: to train from, as it is typed.

@@ -108,7 +108,7 @@ class RunFolder:
     ) -> None:
         """Make the folder, or check that the run in it has the same settings.
 
-        A run that was killed before it had written anything is begun with `resume` too, so that
+        A run that was killed before it had written anything also starts with `resume`, so that
         a job that is queued again may always ask for it.
 
         Args:
@@ -182,7 +182,7 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(
                 f"{self._metrics} cannot be read ({error.strerror}): it holds the losses so far. "
-                "See to the cause, or restore it from a copy."
+                "Fix the cause, or restore it from a copy."
             ) from error
         rows = []
         for line in text.splitlines():

@@ -190,7 +190,7 @@ def origin(config: FinetuneConfig, own: str | None, started: float) -> dict[str,
 
 
 class LabeledTask:
-    """Labeled clouds as a task of the loop: points drawn anew and augmented in every step.
+    """Labeled clouds as a task of the loop: points are drawn again and augmented in every step.
 
     Args:
         objective: gives the loss.

@@ -57,7 +57,7 @@ def read_into(archive: zipfile.ZipFile, name: str, memory: memoryview) -> None:
 
 
 def fill(stream: IO[bytes], memory: memoryview) -> None:
-    """Read as many bytes as `memory` has.
+    """Fill `memory` with bytes.
 
     Raises:
         UntrustedError: if there are not so many.

@@ -1,4 +1,4 @@
-"""What a stranger's file may ask for; every reader of this package keeps to it."""
+"""Limits for untrusted files; every reader of this package keeps to them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Budget:
     """Bytes that may still be taken."""
 
     def __init__(self, n_bytes: int, problem: str):
-        """Count down from `n_bytes`; `problem` says what is wrong where they do not suffice."""
+        """Count down from `n_bytes`; `problem` is the error message if they do not suffice."""
         self._left = n_bytes
         self._problem = problem
 
@@ -108,7 +108,7 @@ def check_key(key: str) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON of a stranger.
+    """Untrusted JSON.
 
     Raises:
         UntrustedError: if it is none, or nested too deeply.

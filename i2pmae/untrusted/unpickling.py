@@ -31,7 +31,7 @@ from i2pmae.untrusted.limits import (
 _NUMBER = re.compile(r"[<>|=]?[biuf][1248]")
 _LARGE = 4096  # bytes; nothing that a pickle of arrays refers to twice is longer
 
-# Sets, whose members may take for ever to hash; classes by number; memory that lies elsewhere.
+# Sets, whose members may take forever to hash; classes by number; memory elsewhere.
 _REFUSED = ("EMPTY_SET", "ADDITEMS", "FROZENSET", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2",
             "EXT4", "NEXT_BUFFER", "READONLY_BUFFER")  # fmt: skip
 
@@ -137,7 +137,7 @@ class PlainUnpickler(pickle._Unpickler):
         raise ForbiddenError(full)
 
     def persistent_load(self, pid: object) -> Any:  # noqa: ARG002
-        """Memory that lies outside the pickle; tensors have it."""
+        """Memory outside the pickle, as tensors have it."""
         raise UntrustedError("it refers to memory outside of it")
 
     def load_reduce(self) -> None:

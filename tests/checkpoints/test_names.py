@@ -66,7 +66,7 @@ def test_damage_is_found(shipped):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="its SHA-256 is another; install i2pmae again"):
+    with pytest.raises(CheckpointError, match="its SHA-256 does not match; install i2pmae again"):
         load_encoder(shipped)
     file.unlink()
     with pytest.raises(CheckpointError, match="is missing; install i2pmae again"):

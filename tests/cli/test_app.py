@@ -37,7 +37,7 @@ def help_of(name, capsys):
 def test_help_shows_choices_defaults_and_sentences(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     shown = help_of("extract-2d", capsys)
-    assert "--pose <axis|upright|oblique> How to look at a shape" in shown
+    assert "--pose <axis|upright|oblique> Directions of the views" in shown
     assert "[default: sum]" in shown
     assert "--points <int> Points stored per shape. [default: 8192]" in shown
     assert "Usage: i2pmae extract-2d [OPTIONS] {DATA}" in shown

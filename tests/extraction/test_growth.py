@@ -81,7 +81,7 @@ def test_new_shapes_of_a_folder_are_added_and_what_is_there_stays(data, extract,
     old = {name: reader.read_shard(1, name).tobytes() for name in ("points", "features", "depth")}
     new = grow(data)
     assert extract()["shapes"] == 11
-    assert "grows: 5 new shapes beside 6" in capfd.readouterr().err
+    assert "grows: 5 new shapes are added to 6" in capfd.readouterr().err
     after = values(extract.path)
     assert after["id"][:6] == before["id"]
     assert set(after["id"][6:]) == new
@@ -172,7 +172,7 @@ def test_removed_shapes_are_named_and_stay(data, extract, capfd):
     (data / "chair" / "c1.npy").unlink()
     extract()
     assert "holds 1 shapes that are no longer in" in (said := capfd.readouterr().err)
-    assert "(chair/c1); they stay" in said
+    assert "(chair/c1); they are kept" in said
     assert {file: file.read_bytes() for file in extract.path.rglob("*") if file.is_file()} == before
     grow(data)
     assert extract()["shapes"] == 11

@@ -189,7 +189,7 @@ def test_workers_write_the_same_bytes_and_one_may_be_killed(alone, tmp_path, poi
     assert digests(path) == digests(alone)
     said = capfd.readouterr().err
     assert "dask dashboard: http://127.0.0.1:" in said
-    assert "was lost; its work is done again" in said
+    assert "was lost; its work is repeated" in said
     assert re.search(r"extract-2d 6/6: .* workers, waiting [\d.]+%", said)
 
 
@@ -258,7 +258,7 @@ def test_a_shape_that_ends_its_workers_stops_the_job_and_is_skipped_on_demand(
 
 def test_a_shard_without_a_culprit_ends_the_job(tmp_path, scheduler, poison):
     poison("memory is short when writing")
-    with pytest.raises(WorkersError, match="over none of its shapes alone"):
+    with pytest.raises(WorkersError, match="none of its shapes does so alone"):
         extract_2d.run(shared(tmp_path / "tiny.zarr", scheduler, limit=2))
 
 

@@ -116,7 +116,7 @@ def test_binary_files_cut_short(read, write, lost):
 
 
 def test_more_facets_than_promised(read, write):
-    with pytest.raises(DataError, match="goes on for 684 bytes after the 12 facets"):
+    with pytest.raises(DataError, match="continues for 684 bytes after the 12 facets"):
         read(write.stl_bytes() * 2)
 
 

@@ -116,7 +116,7 @@ LOOP = '<object id="1"><components><component objectid="1"/></components></objec
         (lambda text: text[:-9], "cannot be read"),
         (lambda _: model(LOOP), "more than 100000 parts"),
         (lambda _: model("", "<build/>"), "has no faces"),
-        (lambda _: model("") + " " * 110_000_000, "it is damaged or made to harm"),
+        (lambda _: model("") + " " * 110_000_000, "it is damaged or malicious"),
     ],
 )
 def test_what_is_not_read_is_named(read, write, change, reason):

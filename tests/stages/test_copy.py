@@ -22,7 +22,7 @@ def test_a_copy_has_the_same_bytes(store, target, capfd):
     found = copy.run(store.parent, target)
     assert digests(target) == digests(store)
     assert (found["copied"], found["bytes"] > 0) == (found["files"] - 1, True)
-    assert "all are sound" in capfd.readouterr().err
+    assert "all verified" in capfd.readouterr().err
     assert [file.name for file in target.parent.iterdir()] == [target.name]
     assert copy.run(store, target)["copied"] == 0  # again
 

@@ -185,7 +185,7 @@ def test_other_settings_or_shapes_start_anew(classifier, folder, tmp_path, monke
         run(classifier, folder, out)
     monkeypatch.undo()
     assert run(classifier, folder, out, top=1)["shapes"] == 8
-    assert "top: it has 3, this command expects 1): starting anew" in capsys.readouterr().err
+    assert "top: it has 3, this command expects 1): starting over" in capsys.readouterr().err
     assert "class_2" not in rows_of(out)[0]
 
 

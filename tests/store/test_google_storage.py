@@ -98,7 +98,7 @@ def test_nothing_is_lost_to_throttling_delays_and_dropped_connections(
     assert check_store(url)[1] == []
     for fault in server.every:
         assert server.seen[fault]
-    assert "requests; they are tried again (1 so far)" in capfd.readouterr().err
+    assert "requests; they are retried (1 so far)" in capfd.readouterr().err
     server.every = {}
     assert objects(url) == contents(store)
 

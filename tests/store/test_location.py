@@ -90,7 +90,7 @@ def test_requests_that_are_tried_again_are_reported_now_and_then(monkeypatch, ca
     assert capsys.readouterr().err.count("(1 so far)") == 1
     clock[0] = 11.0
     logger.debug("Retry needed, retrying request after delay of: %s", 1)
-    assert "they are tried again (4 so far)" in capsys.readouterr().err
+    assert "they are retried (4 so far)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

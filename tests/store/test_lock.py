@@ -171,7 +171,7 @@ def test_the_lock_of_another_machine_is_taken_over_when_it_is_silent(folder, mon
     os.utime(lock, (0, 0))
     with FolderLock(folder):
         assert json.loads(lock.read_text()) == asdict(Owner.this_process())
-    assert "looking for" in capfd.readouterr().err
+    assert "waiting up to" in capfd.readouterr().err
 
 
 def test_not_while_it_shows_life_whatever_its_clock_says(folder, monkeypatch):

@@ -159,7 +159,7 @@ def test_a_lost_process_is_one_line_and_a_bug_is_none(monkeypatch, error, expect
             raise error
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert ("without a word" in str(raised.value)) == (expected is TrainingError)
+    assert ("without an error message" in str(raised.value)) == (expected is TrainingError)
 
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])

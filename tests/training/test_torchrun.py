@@ -149,7 +149,7 @@ def test_a_killed_process_ends_all_with_one_line(store, tmp_path):
     code, _, lines, err = finish(process)
     assert code != 0
     assert len(lines) == 1, err
-    assert "has ended without a word" in lines[0]
+    assert "has ended without an error message" in lines[0]
 
 
 @pytest.mark.slow
