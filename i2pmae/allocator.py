@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Have glibc keep large blocks for later instead of returning them to the system at once.
 
     Networks allocate and free the same tens of megabytes at every operation. By default each of
-    them is mapped anew, and the system clears it page by page at first touch: a third of the time
+    them is mapped again, and the system clears it page by page at first touch: a third of the time
     of a bfloat16 ViT-B on a CPU. The process keeps what it once needed until it ends.
 
     Settings of the user's (`MALLOC_...`, `GLIBC_TUNABLES`) and other allocators win.

@@ -1,6 +1,6 @@
 """What may reach a terminal: text whose control characters are written as escapes.
 
-Names of classes, files, keys and settings come from strangers' files. A terminal obeys control
+Names of classes, files, keys and settings come from untrusted files. A terminal obeys control
 characters in them: it sets its title, fills the clipboard, hides what was printed.
 """
 

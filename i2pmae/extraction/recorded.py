@@ -113,8 +113,8 @@ def recorded_config(
 ) -> ExtractConfig:
     """The settings that made a store, for a run that computes the same again.
 
-    What would reach beyond the store, such as paths and workers, is never taken from it: it may be
-    a stranger's.
+    Settings that reach beyond the store, such as paths and workers, are never taken from it: it may
+    be untrusted.
 
     Args:
         path: the store.
@@ -165,7 +165,7 @@ def tag_of_weights(path: str | Path, recorded: str) -> str:
         recorded: a tag or a file.
 
     Raises:
-        ConfigError: if they are a file; the store may be a stranger's.
+        ConfigError: if they are a file; the store may be untrusted.
     """
     if is_file_name(recorded):
         raise ConfigError(

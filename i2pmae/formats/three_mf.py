@@ -1,7 +1,6 @@
 """Surfaces in `.3mf` files (3D Manufacturing Format): what is to be built.
 
-No library is used: trimesh leaves out beam lattices, and parts that the archive lacks,
-without a word.
+No library is used: trimesh silently leaves out beam lattices, and parts that the archive lacks.
 """
 
 from __future__ import annotations

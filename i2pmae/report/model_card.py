@@ -264,7 +264,7 @@ def reproduce(saved: Checkpoint) -> str:
         name: getattr(tuned, name)
         for name in ("recipe", "checkpoint", "from_scratch", "data", "cache", "out")
     }
-    # Never a file: the checkpoint may be a stranger's.
+    # Never a file: the checkpoint may be untrusted.
     recipe = tuned.recipe if tuned.recipe in recipe_names() else None
     base = load_config(FinetuneConfig, "finetune", recipe=recipe, options=given)
     return _command(words, tuned, base, () if tuned.checkpoint is None else TAKEN)

@@ -57,9 +57,9 @@ def run(
         cache: a store, or a folder that holds exactly one.
         repair: extract again what is damaged or missing, as the store was made.
         recompute: shapes, drawn at random, to render and encode again and compare.
-        data: the shapes, for both; the built-in ones need not be named. A store says where they
-            lay, but it may be a stranger's: what it says is shown, never opened.
-        pretrained: the image model's weights, where they are a file.
+        data: the shapes, for both; the built-in ones need not be named. The path that the store
+            records is shown but never opened, because the store may be untrusted.
+        pretrained: the image model's weights, if they are a file.
 
     Returns:
         See `Result`.

@@ -32,7 +32,7 @@ class Finding:
         shard: None where it is not about one of them.
         what: one sentence.
         kind: `damaged`: proven by a checksum, a size or a missing file, and repaired by writing
-            the shard anew; `unreadable`: the system did not let it be read, which says nothing
+            the shard again; `unreadable`: the system did not let it be read, which says nothing
             about the store; `values`: read well, and not what an extraction writes;
             `unfinished`: not yet extracted.
     """

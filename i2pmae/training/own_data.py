@@ -46,7 +46,7 @@ def default_recipe(shapes: Shapes) -> str:
         return open_source(shapes, split="all").recipe
     provenance = shapes.info.provenance
     recorded = provenance.get("finetune_recipe") or provenance.get("recipe")  # an older store's
-    if recorded not in recipe_names():  # never a file: the store may be a stranger's
+    if recorded not in recipe_names():  # never a file: the store may be untrusted
         raise StoreError(
             f"{shapes.path} names no recipe that ships with i2pmae, but {recorded!r}. Give "
             "--recipe."
