@@ -73,8 +73,8 @@ def test_the_image_towers_weights_are_recognized_from_a_file_or_a_tag(saved, mon
 @pytest.mark.parametrize(
     ("name", "pretrained", "words"),
     [
-        ("timm:test_vit", "random", "no CLIP network"),
-        ("efficientnet-lite0-packaged", "openai", "no CLIP network"),
+        ("timm:test_vit", "random", "not a CLIP network"),
+        ("efficientnet-lite0-packaged", "openai", "not a CLIP network"),
         ("Small", "random", "random"),
         ("Small", "/no/such/file.pt", "no weights file /no/such/file.pt"),
         ("Small", "nothing", "has no weights 'nothing'"),
