@@ -196,7 +196,7 @@ def test_one_class_is_no_choice(planted, classes):
 
 
 def test_features_of_other_networks_are_refused(store):
-    with pytest.raises(WeightsError, match=r"timm:test_vit is no CLIP network"):
+    with pytest.raises(WeightsError, match=r"timm:test_vit is not a CLIP network"):
         run(store)
 
 
