@@ -74,7 +74,7 @@ EncoderField = Annotated[
 StoreField = Annotated[Path, Field(description="Store, or a folder that holds exactly one.")]
 LimitField = Annotated[
     int | None,
-    Field(gt=0, description="Use only the first N shapes of each split."),
+    Field(gt=0, description="Use only the first N shapes; of each split, if two are used."),
 ]
 SeedField = Annotated[int, Field(ge=0, description="Random seed.")]
 DeviceField = Annotated[Device, Field(description="Where to compute.")]
