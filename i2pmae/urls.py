@@ -20,5 +20,6 @@ def is_hub_name(path: str | Path) -> bool:
 
 
 def absolute_path(path: str | Path) -> Path:
-    """A path from the root, without `.` and `..`; links keep the names they have."""
-    return Path(os.path.abspath(path))
+    """A path from the root, without `.` and `..`; links are followed only where `..` needs it."""
+    path = Path(path).absolute()
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
