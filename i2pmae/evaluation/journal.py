@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from i2pmae.config import Config, to_plain
 from i2pmae.errors import DataError
-from i2pmae.interrupts import remember_saved
+from i2pmae.interrupts import forget_saved, remember_saved
 from i2pmae.progress import note
 from i2pmae.settings import differences, told
 
@@ -70,6 +70,7 @@ class Journal:
         self._file.close()
         if self._finished or self.n_done == 0:
             self.path.unlink(missing_ok=True)
+            forget_saved()
 
     def add(self, n_done: int, rows: Sequence[Row]) -> None:
         """Keep the rows of the shapes up to the `n_done`-th.

@@ -23,6 +23,7 @@ def test_what_was_kept_is_there_again_and_half_a_line_is_not(tmp_path):
         assert list(journal.rows()) == rows("x", "y", "z", "v", "w")
         journal.finish()
     assert not journal.path.exists()
+    assert what_is_saved() is None
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing\n", b"[1]\n", b'{"a": 2}\n{"n_done": 1}\n'])
@@ -40,6 +41,7 @@ def test_nothing_is_left_where_nothing_was_done_and_bad_places_are_said(tmp_path
     with Journal(tmp_path / "out.csv", {}, 5) as journal:
         pass
     assert not journal.path.exists()
+    assert what_is_saved() is None
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write .*out\.csv\.unfinished: "):
         Journal(tmp_path / "file" / "out.csv", {}, 5).__enter__()
