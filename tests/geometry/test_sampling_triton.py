@@ -1,9 +1,6 @@
 """The kernel against the tensor version: interpreted here, compiled where there is a GPU."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,13 +12,6 @@ from i2pmae.geometry.sampling import farthest_points
 from i2pmae.geometry.sampling_torch import farthest_points_torch
 
 pytest.importorskip("triton")
-
-INTERPRET = """
-import sys, torch
-from i2pmae.geometry.sampling_triton import farthest_points_triton
-cases = torch.load(sys.argv[1])
-torch.save({name: farthest_points_triton(*case) for name, case in cases.items()}, sys.argv[2])
-"""
 
 
 def make_cases() -> dict[str, tuple[Tensor, int]]:
@@ -65,17 +55,8 @@ CASES = make_cases()
 
 
 @pytest.fixture(scope="module")
-def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """The kernel's answers, by triton's interpreter: it must be asked for before the import."""
-    folder = tmp_path_factory.mktemp("triton")
-    torch.save(CASES, folder / "cases.pt")
-    subprocess.run(
-        [sys.executable, "-c", INTERPRET, folder / "cases.pt", folder / "found.pt"],
-        check=True,
-        timeout=300,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-    )
-    return torch.load(folder / "found.pt")
+def interpreted(interpret) -> dict[str, Tensor]:
+    return interpret("i2pmae.geometry.sampling_triton", "farthest_points_triton", CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
