@@ -99,7 +99,7 @@ def local_cluster(n_workers: int, threads: int | None) -> Iterator[Any]:
             "protocol": "tls://",
             "security": Security.temporary(),
         }
-        quiet = {"silence_logs": logging.ERROR}
+        quiet = {"silence_logs": logging.CRITICAL}
         memory = MEMORY_LIMIT // n_workers
         worker = {"nthreads": threads, "memory_limit": memory, **common, **quiet}
         with SpecCluster(

@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import shutil
@@ -177,6 +178,23 @@ def test_nobody_else_reaches_the_workers():
             with pytest.raises(HTTPError, match="404") as refused:
                 urlopen(root + path)
             refused.value.close()
+
+
+def lose_a_heartbeat():
+    try:
+        raise OSError("the stream is closed")
+    except OSError:
+        logging.getLogger("distributed.worker").exception("no heartbeat")
+
+
+def test_a_heartbeat_lost_as_a_job_ends_is_no_traceback(capfd):
+    with (
+        dask.config.set(workers._DASK_SETTINGS),
+        local_cluster(1, 1) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(lose_a_heartbeat)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("preload")
