@@ -10,6 +10,9 @@ from i2pmae.procedural.components import case, package
 from i2pmae.procedural.form import ANY, Form, attach, carve, proportions, sized
 from i2pmae.procedural.furniture import furniture
 from i2pmae.procedural.primitives import (
+    X,
+    Y,
+    Z,
     at,
     mirrored,
     placed,
@@ -17,8 +20,6 @@ from i2pmae.procedural.primitives import (
     row,
     turn_about,
 )
-
-_X, _Y, _Z = range(3)
 
 _BOXY = ("box", "box", "box", "box", "prism")
 _ROUND = ("cylinder", "cylinder", "cone", "sphere", "turned", "torus")
@@ -29,7 +30,7 @@ def _lump(form: Form) -> None:
     draw = form.draw
     size = proportions(draw)
     kind = form.kind(ANY)
-    form.put(kind, size, axis=draw.one_of(_X, _Y, _Z), plain=0.35)
+    form.put(kind, size, axis=draw.one_of(X, Y, Z), plain=0.35)
     if kind not in ("wire", "swept"):
         for _ in range(draw.one_of(0, 0, 1, 1, 2)):
             carve(form, size)
@@ -50,7 +51,7 @@ def _stack(form: Form) -> None:
     for level in range(draw.one_of(2, 3, 3, 4, 5, 6)):
         size = np.array([width, draw.scale(0.04, 1.0), depth])
         where = np.array([0, top + size[1] / 2, 0])
-        form.put(form.kind(kinds), size, where, draw.one_of(_Y, _Y, _Y, _X))
+        form.put(form.kind(kinds), size, where, draw.one_of(Y, Y, Y, X))
         if carved and level == 0:
             carve(form, size, where)
         top += size[1] * draw.one_of(1.0, 1.0, 0.85)
@@ -68,7 +69,7 @@ def _machine(form: Form) -> None:
     draw = form.draw
     size = proportions(draw, 0.15)
     kind = form.kind(("box", "box", "box", "prism", "cylinder", "turned", "sphere"))
-    form.put(kind, size, axis=draw.one_of(_X, _Y, _Y, _Z))
+    form.put(kind, size, axis=draw.one_of(X, Y, Y, Z))
     if draw.chance(0.45):
         carve(form, size)
     sink = 0.0 if kind in ("box", "prism") else 0.3
@@ -81,11 +82,11 @@ def _frame(form: Form) -> None:
     """Bars and plates: racks, stands, fences, scaffolds, shelves of wire."""
     draw = form.draw
     size = np.array([draw.scale(0.2, 1.2), draw.scale(0.2, 1.4), draw.scale(0.1, 1.0)])
-    form.put("wire", size, axis=draw.one_of(_Y, _Y, _Z))
+    form.put("wire", size, axis=draw.one_of(Y, Y, Z))
     n = draw.one_of(0, 1, 2, 3, 4, 6)
     if n:
         plate = size * draw.between(0.8, 1.02)
-        across = draw.one_of(_Y, _Y, _Y, _X, _Z)
+        across = draw.one_of(Y, Y, Y, X, Z)
         plate[across] = draw.scale(0.01, 0.06)
         span = size[across] * draw.one_of(1.0, 0.8, 0.5)
         shift = np.zeros(3)
@@ -99,7 +100,7 @@ def _frame(form: Form) -> None:
         form.put(form.kind(ANY), part, (0, (part[1] - size[1]) / 2 * draw.one_of(0, 1, -1), 0))
     if draw.chance(0.35):
         other = size * [draw.between(0.3, 1.2), draw.between(0.3, 1), draw.between(0.8, 1.2)]
-        where = at((size[_X] / 2 * draw.one_of(0, 1, 1), size[_Y] / 2 * draw.one_of(0, 0, 1), 0))
+        where = at((size[X] / 2 * draw.one_of(0, 1, 1), size[Y] / 2 * draw.one_of(0, 0, 1), 0))
         form.put(form.kind(("wire", "wire", "swept")), other, where)
     if draw.chance(0.3):
         attach(form, (0, 0, 0), size, ANY, 0.1)
@@ -108,7 +109,7 @@ def _frame(form: Form) -> None:
 def _wheel(form: Form) -> None:
     """Copies around an axis: fans, wheels, star feet, gears, flowers, chandeliers."""
     draw = form.draw
-    axis = draw.one_of(_Y, _Y, _Z)
+    axis = draw.one_of(Y, Y, Z)
     u = (axis + 1) % 3
     hub = draw.scale(0.06, 0.6)
     size = np.full(3, hub)
@@ -161,17 +162,15 @@ def _pipes(form: Form) -> None:
     """Tubes, springs, hooks and rings, alone or between bodies."""
     draw = form.draw
     size = proportions(draw, 0.15)
-    form.put("swept", size, axis=draw.one_of(_X, _Y, _Z))
+    form.put("swept", size, axis=draw.one_of(X, Y, Z))
     if draw.chance(0.4):
         other = size * [draw.between(0.4, 1.1) for _ in range(3)]
         shift = at(size / 2 * [draw.one_of(0, 1), draw.one_of(0, 0, 1), draw.one_of(0, 1)])
-        shift = mirrored(shift, draw.one_of(_X, _Z)) if draw.chance(0.5) else shift
-        form.put(
-            form.kind(("swept", "swept", "wire", "torus")), other, shift, draw.one_of(_X, _Y, _Z)
-        )
+        shift = mirrored(shift, draw.one_of(X, Z)) if draw.chance(0.5) else shift
+        form.put(form.kind(("swept", "swept", "wire", "torus")), other, shift, draw.one_of(X, Y, Z))
     for _ in range(draw.one_of(0, 1, 1, 2, 3)):
         part = sized(draw, size, 0.15, 0.7)
-        axis = draw.one_of(_X, _Y, _Z)
+        axis = draw.one_of(X, Y, Z)
         where = np.zeros(3)
         where[axis] = size[axis] / 2 * draw.one_of(-1, 1)
         copies = mirrored(at(where), axis) if draw.chance(0.4) else at(where)
@@ -197,46 +196,46 @@ def _blocks(form: Form) -> None:
         own = np.array([draw.scale(0.04, 1.0), draw.scale(0.04, 1.0), draw.scale(0.04, 0.8)])
         center = (low + high) / 2
         if side == "sides":
-            own[_Z] = (high - low)[_Z] * draw.one_of(1.0, draw.between(0.3, 1))
-            own[_X] = draw.scale(0.03, 0.4)
-            where = at((high[_X] + own[_X] / 2, low[_Y] + own[_Y] / 2, center[_Z]))
-            form.put(form.kind(kinds), own, mirrored(where, _X), draw.one_of(_X, _Y, _Z), plain=0.8)
-            low[_X], high[_X] = low[_X] - own[_X], high[_X] + own[_X]
+            own[Z] = (high - low)[Z] * draw.one_of(1.0, draw.between(0.3, 1))
+            own[X] = draw.scale(0.03, 0.4)
+            where = at((high[X] + own[X] / 2, low[Y] + own[Y] / 2, center[Z]))
+            form.put(form.kind(kinds), own, mirrored(where, X), draw.one_of(X, Y, Z), plain=0.8)
+            low[X], high[X] = low[X] - own[X], high[X] + own[X]
         elif side == "top":
             n = draw.one_of(1, 1, 2, 3)
-            own[[_X, _Z]] = (high - low)[[_X, _Z]] * [
+            own[[X, Z]] = (high - low)[[X, Z]] * [
                 draw.between(0.3, 1) / n,
                 draw.between(0.3, 1),
             ]
-            own[_Y] = draw.scale(0.03, 0.6)
-            back = (low[_Z] + own[_Z] / 2, center[_Z], high[_Z] - own[_Z] / 2)
-            where = at((0, high[_Y] + own[_Y] / 2, draw.one_of(*back)))
-            span = (high - low)[_X] * (1 - 1 / n)
-            form.put(form.kind(kinds), own, placed(where, row(_X, span, n)), plain=0.7)
-            high[_Y] += own[_Y] if n == 1 and draw.chance(0.7) else 0
+            own[Y] = draw.scale(0.03, 0.6)
+            back = (low[Z] + own[Z] / 2, center[Z], high[Z] - own[Z] / 2)
+            where = at((0, high[Y] + own[Y] / 2, draw.one_of(*back)))
+            span = (high - low)[X] * (1 - 1 / n)
+            form.put(form.kind(kinds), own, placed(where, row(X, span, n)), plain=0.7)
+            high[Y] += own[Y] if n == 1 and draw.chance(0.7) else 0
         else:
             sign = -1 if side == "back" else 1
-            own[_X] = (high - low)[_X] * draw.one_of(1.0, draw.between(0.3, 1))
-            own[_Z] = draw.scale(0.03, 0.4)
-            edge = high[_Z] if sign > 0 else low[_Z]
+            own[X] = (high - low)[X] * draw.one_of(1.0, draw.between(0.3, 1))
+            own[Z] = draw.scale(0.03, 0.4)
+            edge = high[Z] if sign > 0 else low[Z]
             form.put(
                 form.kind(kinds),
                 own,
-                (0, low[_Y] + own[_Y] / 2, edge + sign * own[_Z] / 2),
-                draw.one_of(_X, _Y, _Z),
+                (0, low[Y] + own[Y] / 2, edge + sign * own[Z] / 2),
+                draw.one_of(X, Y, Z),
                 plain=0.8,
             )
             if sign > 0:
-                high[_Z] += own[_Z]
+                high[Z] += own[Z]
             else:
-                low[_Z] -= own[_Z]
+                low[Z] -= own[Z]
     if draw.chance(0.35):
         thick = draw.scale(0.02, 0.1)
         feet = at(size / 2 * (1, -1, 1) - thick)
         form.put(
             form.kind(("box", "cylinder")),
             (thick, 2 * thick, thick),
-            mirrored(mirrored(feet, _X), _Z),
+            mirrored(mirrored(feet, X), Z),
         )
 
 
@@ -244,10 +243,10 @@ def _heap(form: Form) -> None:
     """Primitives of any kind, size and turn that run into each other, often mirrored."""
     draw = form.draw
     n = draw.one_of(2, 3, 3, 4, 5, 6, 7, 9)
-    mirror = draw.one_of(None, None, _X, _X, _Z)
+    mirror = draw.one_of(None, None, X, X, Z)
     size = proportions(draw, 0.15)
     where = np.zeros(3)
-    form.put(form.kind(ANY), size, axis=draw.one_of(_X, _Y, _Z))
+    form.put(form.kind(ANY), size, axis=draw.one_of(X, Y, Z))
     for _ in range(n - 1):
         away = np.array([draw.between(-1, 1) for _ in range(3)])
         away /= max(float(np.linalg.norm(away)), 1e-3)
@@ -260,7 +259,7 @@ def _heap(form: Form) -> None:
         copies = at(spot, turn)
         if mirror is not None:
             copies = mirrored(copies, mirror)
-        form.put(form.kind(ANY), own, copies, draw.one_of(_X, _Y, _Z))
+        form.put(form.kind(ANY), own, copies, draw.one_of(X, Y, Z))
         if draw.chance(0.5):
             where, size = spot, own
     if draw.chance(0.2):

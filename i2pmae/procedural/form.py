@@ -10,6 +10,9 @@ from i2pmae.procedural.constructive import Array, Assembly, Placements, Vector, 
 from i2pmae.procedural.draw import Draw
 from i2pmae.procedural.primitives import (
     KINDS,
+    X,
+    Y,
+    Z,
     at,
     mirrored,
     placed,
@@ -21,7 +24,6 @@ from i2pmae.procedural.primitives import (
 )
 
 _MOST_PRIMITIVES = 9
-_X, _Y, _Z = range(3)
 
 ANY = ("box", "box", "prism", "cylinder", "cone", "torus", "sphere", "turned", "swept", "wire")
 
@@ -39,7 +41,7 @@ class Form:
         kind: str,
         size: Vector,
         where: Placements | Vector = (0.0, 0.0, 0.0),
-        axis: int = _Y,
+        axis: int = Y,
         *,
         plain: float = 0.5,
     ) -> None:
@@ -58,7 +60,7 @@ class Form:
         for solid, inner in primitive(self.draw, kind, size, axis, is_plain=is_plain):
             self.assembly.add(KINDS.index(kind), solid, placed(where, inner))
 
-    def cut(self, kind: str, size: Vector, where: Placements | Vector, axis: int = _Y) -> None:
+    def cut(self, kind: str, size: Vector, where: Placements | Vector, axis: int = Y) -> None:
         """Take copies of a primitive away from what is there."""
         where = where if isinstance(where, Placements) else at(where)
         for solid, inner in primitive(self.draw, kind, size, axis, is_plain=True):
@@ -91,8 +93,8 @@ def attach(form: Form, center: Vector, size: Array, kinds: Sequence[str], sink: 
             box's edges, where a round body is far.
     """
     draw = form.draw
-    face = draw.one_of(_X, _X, _Y, _Y, _Y, _Z, _Z)
-    side = draw.one_of(1, 1, -1) if face == _Y else draw.one_of(1, -1)
+    face = draw.one_of(X, X, Y, Y, Y, Z, Z)
+    side = draw.one_of(1, 1, -1) if face == Y else draw.one_of(1, -1)
     u, v = (
         ((face + 1) % 3, (face + 2) % 3) if draw.chance(0.5) else ((face + 2) % 3, (face + 1) % 3)
     )
@@ -147,7 +149,7 @@ def carve(form: Form, size: Array, center: Vector = (0.0, 0.0, 0.0)) -> None:
     """Take something away from a box: holes, a pocket, notches, slots, a slice, a bite."""
     draw = form.draw
     middle = at(center)
-    axis = draw.one_of(_X, _Y, _Y, _Z)
+    axis = draw.one_of(X, Y, Y, Z)
     u, v = (axis + 1) % 3, (axis + 2) % 3
     own, where = np.empty(3), np.zeros(3)
     style = draw.one_of(
@@ -190,12 +192,12 @@ def carve(form: Form, size: Array, center: Vector = (0.0, 0.0, 0.0)) -> None:
         copies = placed(at(where), row(u, size[u] * (1 - 1 / n), n))
         form.cut("box", own, placed(middle, copies), axis)
     elif style == "slice":
-        turn = towards(axis) @ turn_about(_X, draw.between(-0.9, 0.9))
-        normal = turn[:, _Z]
+        turn = towards(axis) @ turn_about(X, draw.between(-0.9, 0.9))
+        normal = turn[:, Z]
         away = float(np.abs(normal) @ size) / 2
         copies = at(normal * away * draw.between(0.2, 0.8), turn)
         if draw.chance(0.3):
-            copies = mirrored(copies, draw.one_of(_X, _Y, _Z))
+            copies = mirrored(copies, draw.one_of(X, Y, Z))
         form.assembly.cut(half_space(float(np.linalg.norm(size)) / 2), placed(middle, copies))
     else:
         own[:] = float(np.sort(size)[1]) * draw.between(0.4, 1.2)

@@ -18,6 +18,7 @@ from i2pmae.procedural.constructive import (
 )
 from i2pmae.procedural.draw import Draw
 
+X, Y, Z = range(3)
 KINDS = ("box", "prism", "cylinder", "cone", "torus", "sphere", "turned", "swept", "wire")
 
 Piece = list[tuple[Solid, Placements]]  # solids around the origin of the piece

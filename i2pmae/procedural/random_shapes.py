@@ -14,10 +14,9 @@ from i2pmae.procedural.constructive import Array
 from i2pmae.procedural.deformations import deform
 from i2pmae.procedural.draw import Draw
 from i2pmae.procedural.form import Form
-from i2pmae.procedural.primitives import turn_about
+from i2pmae.procedural.primitives import X, Y, Z, turn_about
 
 _DEFORMED = 0.3  # share of the shapes
-_X, _Y, _Z = range(3)
 
 
 def draw_shape(
@@ -40,12 +39,12 @@ def draw_shape(
 def _orientation(draw: Draw) -> Array:
     """(3, 3): mostly upright in steps of a quarter turn, else lying down, else any."""
     style = draw.one_of(*["upright"] * 14, *["turned"] * 2, *["lying"] * 3, "any")
-    quarter = turn_about(_Y, np.pi / 2 * draw.one_of(0, 0, 0, 1, 2, 3))
+    quarter = turn_about(Y, np.pi / 2 * draw.one_of(0, 0, 0, 1, 2, 3))
     if style == "upright":
         return quarter
     if style == "turned":
-        return turn_about(_Y, draw.between(-np.pi, np.pi))
+        return turn_about(Y, draw.between(-np.pi, np.pi))
     if style == "lying":
-        return turn_about(draw.one_of(_X, _Z), np.pi / 2 * draw.one_of(1, 1, 2, 3)) @ quarter
-    turns = [turn_about(axis, draw.between(-np.pi, np.pi)) for axis in (_X, _Y, _Z)]
+        return turn_about(draw.one_of(X, Z), np.pi / 2 * draw.one_of(1, 1, 2, 3)) @ quarter
+    turns = [turn_about(axis, draw.between(-np.pi, np.pi)) for axis in (X, Y, Z)]
     return np.asarray(turns[0] @ turns[1] @ turns[2])
