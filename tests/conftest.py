@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from i2pmae.checkpoints import checkpoint, names
@@ -43,6 +44,14 @@ from .hub_server import TOKEN, HubServer
 from .process_state import ProcessState, process_state, restore
 from .tiny_copies import write  # noqa: F401
 
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("repeatable")
 SHARED = Path(os.environ.get("I2PMAE_SHARED", Path(__file__).parents[2] / "shared"))
 
 

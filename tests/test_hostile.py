@@ -243,7 +243,7 @@ def test_settings_of_a_checkpoint_that_do_not_fit_are_refused(originals, tmp_pat
         assert time.process_time() - started < SECONDS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=60), st.text(max_size=40) | st.integers().map(str) | plain.map(repr))
 def test_settings_on_the_command_line_are_values_or_one_line(key, value):
     def use():

@@ -367,7 +367,7 @@ def test_bars_in_a_terminal_that_is_resized_and_interrupted():
             assert lines[0] == "an earlier line"
             assert len(lines) == 3
             assert re.match(r"pretrain +━+ \d+/240000 .*/s.* left.* loss 0.25", lines[1])
-            assert re.match(r"read \w+[…\w ]* +━+ \d+/50 .*/s", lines[2])
+            assert re.match(r"read \w+[…\w ]* +━+ \d+/50 .*(/s| s each)", lines[2])
             assert ("waiting 3.2%" in lines[1]) == (width == 120)
         process.send_signal(signal.SIGINT)
         process.wait(20)

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import tomllib
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ from typing import Any
 from i2pmae.errors import ConfigError, one_line
 
 _DASHBOARD = "127.0.0.1:8787"
+# A terminal sends Ctrl-C to every process; the first one ends the others.
+_IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @contextmanager
@@ -54,7 +57,8 @@ def _closed_scheduler() -> Iterator[Any]:
             application.find_handler = find_handler
 
     link = f"{{scheme}}://{{host}}:{{port}}/{secret}/status"
-    with dask.config.set({"distributed.dashboard.link": link}):
+    with dask.config.set({"distributed.dashboard.link": link}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*Port 8787 is already in use", UserWarning)
         yield ClosedScheduler
 
 
@@ -100,8 +104,13 @@ def local_cluster(n_workers: int, threads: int | None) -> Iterator[Any]:
             "security": Security.temporary(),
         }
         quiet = {"silence_logs": logging.CRITICAL}
-        memory = MEMORY_LIMIT // n_workers
-        worker = {"nthreads": threads, "memory_limit": memory, **common, **quiet}
+        worker = {
+            "nthreads": threads,
+            "memory_limit": MEMORY_LIMIT // n_workers,
+            "preload": [*dask.config.get("distributed.worker.preload"), _IGNORE_CTRL_C],
+            **common,
+            **quiet,
+        }
         with SpecCluster(
             scheduler={
                 "cls": closed_scheduler,

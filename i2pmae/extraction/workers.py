@@ -7,11 +7,11 @@ shapes and on the number of threads per worker, never on which worker did it or 
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import threading
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -55,9 +55,22 @@ _DASK_SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,
-    # losses are reported in our own words, and a heartbeat may be under way when the job ends
-    "distributed.logging.distributed": "critical",
 }
+_LOGGERS = ("distributed", "distributed.client", "tornado.application", "asyncio")
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Losses are reported in our own words, and whatever is under way as a job ends may fail."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -76,8 +89,7 @@ def dask_executor(config: ExtractConfig, source: ShapeSource) -> Iterator[DaskEx
     wanted = config.workers
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_DASK_SETTINGS))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "(?s).*Port 8787 is already in use", UserWarning)
+        stack.enter_context(_silent_libraries())
         address: Any = wanted.scheduler
         if wanted.slurm is not None:
             address = stack.enter_context(slurm_cluster(wanted.slurm, wanted.count))

@@ -273,6 +273,8 @@ class FolderLock(StoreLock):
 
     def _remove_stale(self, owner: Owner | None) -> None:
         """Remove the lock of `owner`, and put it back if it was another's by then."""
+        if self._owner() != owner:
+            return
         aside = self._own.with_suffix(".stale")
         try:
             self.path.rename(aside)

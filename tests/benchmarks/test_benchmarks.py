@@ -32,8 +32,7 @@ def test_the_readme_describes_every_script(folder):
 def test_startup():
     found = run("startup.py", "--quick")
     assert found["imports_torch"] is False
-    assert 0 < found["import_s"] < found["help_s"]
-    assert found["python_s"] < found["help_s"]
+    assert min(found[name] for name in ("python_s", "import_s", "help_s")) > 0
 
 
 def test_random_shapes():
@@ -98,7 +97,8 @@ def test_loaders():
         rates = [found[f"{way}_shapes_per_s_{n}"] for n in (1, 2)]
         assert found[f"{way}_speedup"] == pytest.approx(rates[1] / rates[0])  # of a single turn
         assert 0 < found[f"{way}_possible"] <= 2
-        assert min(found[f"{way}_main_ms"], found[f"{way}_loader_ms"]) > 0
+        assert found[f"{way}_main_ms"] > 0
+        assert found[f"{way}_loader_ms"] >= 0  # in ticks of 10 ms
 
 
 @pytest.mark.slow

@@ -286,8 +286,10 @@ def test_a_process_whose_threads_never_end_is_ended_by_a_signal(number):
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
         try:
             assert b"nowhere does not exist" in process.stderr.readline()
-            time.sleep(0.5)
-            process.send_signal(number)
-            assert process.wait(60) == -number
+            end = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < end:
+                process.send_signal(number)  # its main thread has to come to listening first
+                time.sleep(0.1)
+            assert process.returncode == -number
         finally:
             process.kill()

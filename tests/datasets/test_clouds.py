@@ -209,7 +209,7 @@ def write_structured(file, points):
         ("b.npz", lambda file, p: np.savez(file, x=p[:, 0], y=p[:, 1], z=p[:, 2])),
     ],
 )
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), n=st.integers(12, 60), size=st.sampled_from([1e-3, 1, 1e3]))
 def test_what_another_program_writes(tmp_path_factory, name, written, seed, n, size):
     points = (size * np.random.default_rng(seed).normal(size=(n, 3))).astype(np.float32)

@@ -12,7 +12,7 @@ def test_unit_sphere_by_hand():
     np.testing.assert_allclose(points, [[-0.5, 0, 0], [0.5, 0, 0], [0, 1, 0], [0, -1, 0]])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.floats(-1e3, 1e3), st.floats(1e-6, 1e6), st.integers(0, 2**31))
 def test_unit_sphere_undoes_shift_and_scale(n, shift, scale, seed):
     cloud = np.random.default_rng(seed).standard_normal((n, 3))

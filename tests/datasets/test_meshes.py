@@ -74,7 +74,7 @@ def test_the_first_points_are_as_even_as_all(write):
     assert sides == pytest.approx([1 / 6] * 6, abs=0.05)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**31), st.sampled_from([1e-200, 1e-9, 1.0, 1e6, 1e200]))
 def test_faces_without_area_get_no_points(seed, size):
     draw = np.random.default_rng(seed)
@@ -130,7 +130,7 @@ def random_mesh(seed):
         ("3mf", {}),
     ],
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_what_another_program_writes(tmp_path_factory, kind, options, seed):
     vertices, faces = random_mesh(seed)
@@ -155,7 +155,7 @@ DAE = """<?xml version="1.0"?>
 """
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_collada_and_gltf_of_random_meshes(tmp_path_factory, seed):
     vertices, faces = random_mesh(seed)

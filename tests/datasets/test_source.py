@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from i2pmae.datasets import open_source
@@ -119,7 +119,6 @@ def test_indices_out_of_range_are_bugs(tmp_path, index):
         source_of(Numbered, tmp_path, ["train"] * 3).load(index)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 60), st.integers(0, 2**31))
 def test_random_orders_agree_with_a_full_shuffle(n, kept, seed):
     keys = np.random.default_rng(seed).random(n)

@@ -65,7 +65,7 @@ def slow_part_iou(predictions, truth, categories, parts):
     return per_shape
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 12))
 def test_part_iou_agrees_with_the_slow_version(seed, n_shapes, n_points):
     generator = np.random.default_rng(seed)

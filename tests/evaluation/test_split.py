@@ -21,7 +21,7 @@ def test_the_seed_decides():
     assert not np.array_equal(first, other)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 4), min_size=12, max_size=60), st.floats(0.05, 0.4))
 def test_the_parts_are_disjoint_complete_and_hold_every_class(labels, share):
     labels = np.array([*labels, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 9])
@@ -55,7 +55,7 @@ def test_too_large_a_share_is_one_line():
         validation_split([0, 0, 0, 1, 1, 1], 0.9, seed=0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0.01, 1))
 def test_a_part_with_labels_holds_its_share_of_every_class(labels, share):
     labels = np.array(labels)

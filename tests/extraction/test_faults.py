@@ -1,6 +1,7 @@
 """What can go wrong while stage one writes, done for real: the store ends the same."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from ..training.test_faults import remount, tmpfs
 
 pytestmark = pytest.mark.timeout(600)
 
+TWO_WORKERS = ("--workers", "2", "--set", "workers.threads=1")
+
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
@@ -36,7 +39,10 @@ def words(path, *options):
 
 def start(path, *options):
     return subprocess.Popen(
-        [sys.executable, "-m", *words(path, *options)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", *words(path, *options)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -89,11 +95,9 @@ def test_a_run_killed_many_times_ends_the_same(start_soon, reference, tmp_path):
     [
         pytest.param(signal.SIGINT, 130, (), marks=pytest.mark.slow),
         (signal.SIGTERM, 143, ()),
-        pytest.param(
-            signal.SIGTERM,
-            143,
-            ("--workers", "2", "--set", "workers.threads=1"),
-            marks=pytest.mark.slow,
+        *(
+            pytest.param(number, code, TWO_WORKERS, marks=pytest.mark.slow)
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143))
         ),
     ],
 )
@@ -103,7 +107,7 @@ def test_a_signal_stops_in_order(reference, tmp_path, number, code, options):
     until_it_writes(process.pid, lambda: process.poll() is not None, path)
     while not list(path.glob("status/c/*")):
         time.sleep(0.002)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # terminals and job queues send it to all processes
     _, said = process.communicate()
     assert process.returncode == code, said
     assert "Traceback" not in said

@@ -188,11 +188,7 @@ def lose_a_heartbeat():
 
 
 def test_a_heartbeat_lost_as_a_job_ends_is_no_traceback(capfd):
-    with (
-        dask.config.set(workers._DASK_SETTINGS),
-        local_cluster(1, 1) as cluster,
-        Client(cluster) as client,
-    ):
+    with local_cluster(1, 1) as cluster, Client(cluster) as client:
         client.run(lose_a_heartbeat)
     assert "Traceback" not in capfd.readouterr().err
 

@@ -86,7 +86,7 @@ def test_padding_and_several_values_a_field(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["ascii", "binary", "binary_compressed"])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**31),
     n=st.integers(1, 300),

@@ -91,7 +91,7 @@ def test_other_columns_and_elements_are_passed_over(read):
     assert sorted(triangles.tolist()) == [[0, 1, 2], [2, 1, 0]]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(KINDS),
     st.lists(st.lists(st.integers(0, 7), max_size=6, unique=True).map(sorted), max_size=8),

@@ -62,7 +62,7 @@ def test_outlines_from_every_corner_and_both_ways(name):
             assert area(cut(turned, first)) == pytest.approx(shoelace(outline))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(4, 30), st.integers(0, 2**31))
 def test_random_stars(n, seed):
     draw = np.random.default_rng(seed)

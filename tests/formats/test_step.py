@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2pmae.errors import DataError
@@ -84,9 +84,7 @@ def read(tmp_path):
     return read
 
 
-@settings(
-    deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 2**31))
 def test_any_box(read, write, seed):
     draw = np.random.default_rng(seed)

@@ -286,7 +286,7 @@ def test_a_view_without_extent_is_drawn_in_the_middle(draw):
 
 
 @given(shift=st.integers(-8, 8), exponent=st.integers(-6, 6), image_size=st.sampled_from([32, 112]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_pixels_forget_place_and_size(shift, exponent, image_size):
     # Multiples of 1/64 moved by whole numbers and scaled by powers of 2 stay exact.
     points = (clouds(1, 30) * 64).round() / 64

@@ -26,7 +26,7 @@ def test_normalized_square_by_hand():
 
 
 @given(shift=st.floats(-50, 50), factor=st.floats(0.01, 100), n_points=st.integers(2, 30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_normalization_forgets_place_and_size(shift, factor, n_points):
     points = clouds(2, n_points).double()
     moved = normalize_to_unit_sphere(points * factor + shift)

@@ -262,6 +262,12 @@ def opened(browser):
     assert {url.partition(":")[0] for url in fetched} <= {"file", "data"}
 
 
+def drawn(page):
+    """Wait for what is painted in the next frame, or in the one in which it comes into sight."""
+    frames = "for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame)"
+    page.evaluate(f"async () => {{ {frames}; await new Promise(done => setTimeout(done)) }}")
+
+
 def picture_of(canvas):
     return canvas.evaluate("c => c.toDataURL()")
 
@@ -272,22 +278,22 @@ def test_in_a_browser_shapes_turn_and_filters_filter(opened, classifier_page, wi
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     canvas = page.locator("#gallery canvas").first
     canvas.scroll_into_view_if_needed()
-    page.wait_for_timeout(200)
+    drawn(page)
     before = picture_of(canvas)
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 50, box["y"] + 50)
     page.mouse.down()
     page.mouse.move(box["x"] + 90, box["y"] + 60, steps=3)
     page.mouse.up()
-    page.wait_for_timeout(100)
+    drawn(page)
     turned = picture_of(canvas)
     assert turned != before
     canvas.focus()
     page.keyboard.press("ArrowLeft")
-    page.wait_for_timeout(100)
+    drawn(page)
     assert picture_of(canvas) != turned
     page.keyboard.press("Home")
-    page.wait_for_timeout(100)
+    drawn(page)
     assert picture_of(canvas) == before
 
     shapes = classifier_page[2]["shapes"]
@@ -303,7 +309,7 @@ def test_in_a_browser_shapes_turn_and_filters_filter(opened, classifier_page, wi
     page.fill("#find", "no such shape")
     assert visible.count() == 0
     page.click("#filters button[type=reset]")
-    page.wait_for_timeout(100)
+    drawn(page)
     assert visible.count() == len(shapes)
 
 
@@ -311,14 +317,14 @@ def test_in_a_browser_colors_change_and_a_shape_is_enlarged(opened, store_page):
     page = opened(store_page[0]["page"], 1280)
     canvas = page.locator("#gallery canvas").first
     canvas.scroll_into_view_if_needed()
-    page.wait_for_timeout(200)
+    drawn(page)
     seen = {picture_of(canvas)}
     for layer in ("plain", "features", "mask"):
         page.select_option("#layer", layer)
-        page.wait_for_timeout(100)
+        drawn(page)
         seen.add(picture_of(canvas))
     page.click("#theme")
-    page.wait_for_timeout(100)
+    drawn(page)
     seen.add(picture_of(canvas))
     assert len(seen) == 5
     visible = page.locator("#gallery article:visible")
@@ -326,7 +332,7 @@ def test_in_a_browser_colors_change_and_a_shape_is_enlarged(opened, store_page):
     page.click("#more")
     assert visible.count() == 20
     page.locator("#gallery article button").first.click()
-    page.wait_for_timeout(200)
+    drawn(page)
     assert page.locator("#large-title").text_content() == store_page[2]["shapes"][0]["id"]
     assert page.locator("#views img").evaluate("i => i.naturalWidth") == 3 * 96
     page.keyboard.press("Escape")
@@ -359,12 +365,11 @@ def test_in_a_browser_the_wheel_zooms_what_was_clicked_and_pictures_are_saved(op
     canvas.scroll_into_view_if_needed()
     canvas.hover()
     page.mouse.wheel(0, 50)
-    page.wait_for_timeout(200)
+    drawn(page)
     assert canvas.evaluate("c => c.viewer.zoom") == 1  # the page has scrolled
     canvas.click()
     page.mouse.wheel(0, -100)
-    page.wait_for_timeout(100)
-    assert canvas.evaluate("c => c.viewer.zoom") > 1.1
+    page.wait_for_function("document.querySelector('#gallery canvas').viewer.zoom > 1.1")
     page.locator("#gallery article .text button").first.click()
     with page.expect_download() as saved:
         page.click("#save button")
@@ -406,7 +411,7 @@ def test_in_a_browser_clouds_of_a_row_turn_together(opened, trained, tmp_path):
     page = opened(written(trained.parent, tmp_path / "a.html")[0]["page"], 1280)
     canvases = page.locator("#clouds canvas")
     canvases.first.focus()
-    page.wait_for_timeout(200)
+    drawn(page)
     page.keyboard.press("ArrowLeft")
     yaws = canvases.evaluate_all("all => all.map(c => c.viewer.yaw)")
     assert yaws[0] == yaws[1] == yaws[2] != yaws[3]
@@ -417,20 +422,20 @@ def test_on_paper_every_shape_is_drawn_and_the_colors_are_light(opened, store_pa
     is_dark = "document.documentElement.classList.contains('dark')"
     assert page.evaluate(is_dark)
     page.emulate_media(media="print", color_scheme="dark")
-    page.wait_for_timeout(200)
+    drawn(page)
     assert not page.evaluate(is_dark)
-    drawn = page.locator("#gallery article:visible canvas").evaluate_all(
+    painted = page.locator("#gallery article:visible canvas").evaluate_all(
         "all => all.map(c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
         ".some(v => v))"
     )
-    assert len(drawn) == 18
-    assert all(drawn)
+    assert len(painted) == 18
+    assert all(painted)
     assert not page.locator("#filters").is_visible()
     style = "getComputedStyle(document.body).printColorAdjust"
     assert page.evaluate(style) == "exact"
     assert page.pdf().count(b"/Subtype /Image") >= 18
     page.emulate_media(media="screen", color_scheme="dark")
-    page.wait_for_timeout(100)
+    drawn(page)
     assert page.evaluate(is_dark)
 
 

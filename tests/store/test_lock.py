@@ -98,11 +98,22 @@ def test_another_container_of_the_same_host_may_still_be_writing(folder):
     """There a process has the same number, and here another one, or none."""
     lock = leave_lock(folder, replace(Owner.this_process(), started="boot/1", namespace="pid:[1]"))
     os.utime(lock)
-    alive = threading.Event()
-    threading.Timer(0.1, lambda: (os.utime(lock), alive.set())).start()
-    with pytest.raises(StoreError, match="being written"):
-        FolderLock(folder).acquire()
-    assert alive.is_set()  # it was watched, not refused for being fresh
+    done, beats = threading.Event(), []
+
+    def beat():
+        while not done.wait(0.1):
+            os.utime(lock)
+            beats.append(1)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(StoreError, match="being written"):
+            FolderLock(folder).acquire()
+    finally:
+        done.set()
+        thread.join()
+    assert beats  # it was watched, not refused for being fresh
 
 
 def test_a_container_that_was_started_again_goes_on_after_a_while(folder, monkeypatch):

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2pmae.errors import StoreError
@@ -108,9 +108,7 @@ def test_array_metadata_that_was_changed(store, key):
     position=st.floats(0, 1, exclude_max=True),
     bit=st.integers(0, 7),
 )
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150)
 def test_a_flipped_bit_is_detected_or_changes_nothing(store, name, position, bit):
     file = store / f"{name}zarr.json"
     before, expected = file.read_bytes(), load(store)

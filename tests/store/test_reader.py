@@ -204,12 +204,14 @@ def test_waiting_is_counted(store):
 def test_a_slow_consumer_does_not_wait(tmp_path, spec, write_store):
     large = replace(spec, n_shapes=64, n_points=20000, shard_size=16, parts=False)
     reader = StoreReader(write_store(tmp_path / "large.zarr", large))
-    names = ["points"]
-    list(reader.batches(4, seed=0, epoch=0, names=names))
-    alone, reader.wait_seconds = reader.wait_seconds, 0.0
-    for _ in reader.batches(4, seed=0, epoch=0, names=names):
-        time.sleep(0.02)
-    assert reader.wait_seconds < max(alone, 0.01)
+
+    def waited(seconds):
+        reader.wait_seconds = 0.0
+        for _ in reader.batches(4, seed=0, epoch=0, names=["points"]):
+            time.sleep(seconds)
+        return reader.wait_seconds
+
+    assert any(waited(0.02) < max(waited(0), 0.01) for _ in range(5))  # other programs run, too
 
 
 def test_threads_and_cache_change_no_values(store, written):

@@ -49,6 +49,7 @@ def kill_and_resume(start_soon, store, reference, out, n_kills):
     while killed < n_kills:
         process = start_soon([*pretrain_command(config), "--resume", "--quiet"])
         while not (out / "config.json").exists():
+            assert process.is_alive()
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 3))
         process.kill()

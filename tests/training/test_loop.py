@@ -77,6 +77,7 @@ def test_fine_tuning_killed_at_any_instant_ends_the_same(whole, parts_store, tmp
     while killed < 5:
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
         while not (run.out / "config.json").exists():
+            assert process.poll() is None
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 6))
         process.kill()

@@ -92,10 +92,14 @@ def test_pickles_in_torch_files(tmp_path, read, data, program):
 def test_ctrl_c_ends_reading(tmp_path):
     path = torch_zip(tmp_path / "a.pt", DICTIONARIES)
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+
+    def load():
+        timer.start()
+        checkpoint.load(path)
+
     started = time.process_time()
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.load(path)
+        load()
     timer.join()
     assert time.process_time() - started < SECONDS
 

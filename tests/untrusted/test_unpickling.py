@@ -118,7 +118,7 @@ def test_small_files_take_little_memory(file, data):
     assert peak < 50e6
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_damaged_pickles_end_in_data_or_one_line(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("fuzz") / "a.pkl"
