@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from i2pmae.store.metadata import load_info
 from i2pmae.store.schema import arrays
 
 _HALF_WRITTEN = re.compile(r"(^|/)\.[^/]*\.tmp(\.json)?$")  # by a process that was killed
+_MARKER = "copy.sha256"  # at the target while it is incomplete: what it is a copy of
 _AT_ONCE = 8  # files, from and to an object store mostly waited for
 
 
@@ -32,8 +34,8 @@ def copy_store(
     """Copy all files of a finished store.
 
     Files appear whole or not at all, and the group's metadata last, so that nobody takes a part for
-    the whole. Files that are there with the same size are not copied again; `check_store` says
-    whether they are sound.
+    the whole. Files that an interrupted copy of the same store wrote are not copied again;
+    `check_store` says whether they are sound.
 
     Args:
         source: folder or URL of a finished store.
@@ -65,7 +67,7 @@ def copy_store(
         keys += [array.key(k) for k in range(n_files)]
     with whole_store(there), plain_errors(there, "write"):
         sizes, there_now = here.sizes(), there.sizes()
-        own = {*keys, METADATA}
+        own = {*keys, METADATA, _MARKER}
         foreign = sorted(
             key for key in there_now if key not in own and not _HALF_WRITTEN.search(key)
         )
@@ -73,13 +75,27 @@ def copy_store(
             raise StoreError(
                 f"{there.text} holds other files ({', '.join(foreign[:5])}); copy to another place"
             )
+        # Stores of equal sizes have files of equal sizes, so only a marker tells theirs apart.
+        told = f"{group!r} {[sizes.get(key) for key in keys]}"
+        marker = hashlib.sha256(told.encode()).hexdigest().encode()
+        if present is None and there.read(_MARKER) != marker:
+            if there_now.keys() & {*keys}:
+                raise StoreError(
+                    f"{there.text} holds a part of another store, or of another version of this "
+                    "one. Copy to another place, or remove it first."
+                )
+            there.write(_MARKER, marker)
         missing = [key for key in keys if there_now.get(key, -1) != sizes.get(key)]
         if advance is not None:
             advance(len(keys) - len(missing))
         _copy(here, there, missing, advance)
         if here.read(METADATA) != group:
-            raise StoreError(f"{here.text} has changed meanwhile; run the same command again")
+            raise StoreError(
+                f"{here.text} has changed meanwhile. Remove {there.text} and run the same command "
+                "again."
+            )
         there.write(METADATA, group or b"")
+        there.delete(_MARKER)
     n_bytes = sum(sizes[key] for key in missing)
     return Copied(len(keys) + 1, len(missing), n_bytes)
 

@@ -4,12 +4,13 @@ from itertools import count
 import pytest
 
 from i2pmae.errors import HubError, StoreError
-from i2pmae.stages import copy
+from i2pmae.stages import copy, extract_2d
 from i2pmae.store.location import Location
 from i2pmae.store.schema import arrays
 from i2pmae.store.verify import check_store
 from i2pmae.store.writer import join_writer
 
+from ..conftest import extract_config
 from .test_extract_2d import digests
 
 
@@ -48,6 +49,33 @@ def test_an_interrupted_copy_continues(store, target, monkeypatch, n_before):
     assert found["copied"] >= found["files"] - 1 - n_before
     assert (found["copied"] == found["files"] - 1) == (n_before < 2)
     assert digests(target) == digests(store)
+
+
+def test_parts_of_two_stores_are_not_mixed(store, target, tmp_path, monkeypatch):
+    other = tmp_path / "other.zarr"  # of the same sizes
+    extract_2d.run(extract_config(other, seed=1))
+    shutil.copytree(other, target)
+    (target / "zarr.json").unlink()
+    before = digests(target)
+    with pytest.raises(StoreError, match=r"copy\.zarr holds a part of another store"):
+        copy.run(store, target)
+    assert digests(target) == before
+    shutil.rmtree(target)
+    write = Location.write
+
+    def interrupted(self, key, content):
+        if key == "zarr.json":
+            raise KeyboardInterrupt
+        write(self, key, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            copy.run(other, target)
+    with pytest.raises(StoreError, match="holds a part of another store"):
+        copy.run(store, target)
+    assert copy.run(other, target)["copied"] == 0
+    assert digests(target) == digests(other)
 
 
 def test_what_is_damaged_at_the_target_is_copied_again(store, target):
