@@ -15,14 +15,19 @@ from i2pmae.datasets import Shape, ShapeSource, open_split
 from i2pmae.datasets.check import not_finite_notes
 from i2pmae.datasets.reading import read_each
 from i2pmae.errors import DataError
+from i2pmae.evaluation.shape_files import refuse_own_files
 from i2pmae.progress import note, warn
 
 SOURCE_POINTS = 8192  # center and scale of a shape come from as many points, however few are used
 
 
 def open_clouds(config: EmbedConfig | PredictConfig, *paths: Path) -> ShapeSource:
-    """The shapes of a command, with the points that their center and scale come from."""
-    return open_split(
+    """The shapes of a command, with the points that their center and scale come from.
+
+    Raises:
+        DataError: if they cannot be opened, or the command's output would overwrite one.
+    """
+    source = open_split(
         *paths,
         split=config.split,
         limit=config.limit,
@@ -30,6 +35,8 @@ def open_clouds(config: EmbedConfig | PredictConfig, *paths: Path) -> ShapeSourc
         seed=config.seed,
         **config.reading,
     )
+    refuse_own_files([config.out], source)
+    return source
 
 
 def with_points(shape: Shape, n_points: int) -> Shape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from i2pmae.atomic_write import written
 from i2pmae.config import EmbedConfig
 from i2pmae.datasets import ShapeSource
 from i2pmae.evaluation.features import extract_features
-from i2pmae.evaluation.tables import file_of_shape
+from i2pmae.evaluation.shape_files import ShapeFiles
 from i2pmae.model.frozen import FrozenEncoder
 
 
@@ -21,7 +20,10 @@ class DenseFiles:
     """Writes `points` (N, 3) float32 and `features` (N, C) float16 of shapes to `.npz` files.
 
     Attributes:
-        folder: where they go; it is called as the file of vectors, without its ending.
+        files: where they go.
+
+    Raises:
+        DataError: if that would overwrite files of the user's.
     """
 
     def __init__(
@@ -32,9 +34,8 @@ class DenseFiles:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.folder = config.out.with_suffix("")
-        self._config, self._source, self._encoder = config, source, encoder
-        self._device, self._dtype = device, dtype
+        self.files = ShapeFiles(config.out, source, [config.data], "npz", "i2pmae embed --dense")
+        self._encoder, self._device, self._dtype = encoder, device, dtype
 
     def write(self, points: Sequence[NDArray[np.float32]], indices: Sequence[int]) -> None:
         """Write the files of a batch.
@@ -50,9 +51,10 @@ class DenseFiles:
             dtype=self._dtype,
         )
         for index, cloud, of_points in zip(indices, points, features, strict=True):
-            with written(self.file(index)) as temporary, temporary.open("wb") as stream:
-                np.savez(stream, points=cloud, features=of_points.astype(np.float16))
-
-    def file(self, index: int) -> Path:
-        """Where the features of a shape go."""
-        return file_of_shape(self.folder, self._source.ids[index], "npz")
+            with written(self.files.file(index)) as temporary, temporary.open("wb") as stream:
+                np.savez(
+                    stream,
+                    made_by=np.bytes_(self.files.mark),  # first, so that the mark is at the start
+                    points=cloud,
+                    features=of_points.astype(np.float16),
+                )

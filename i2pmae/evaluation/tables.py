@@ -55,12 +55,6 @@ def parquet_package() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def file_of_shape(folder: Path, shape_id: str, ending: str) -> Path:
-    """Path of a file about a shape: always below the folder, whatever the id."""
-    parts = [part for part in shape_id.split("/") if part not in ("", ".", "..")]
-    return folder.joinpath(*parts[:-1], f"{parts[-1] if parts else 'shape'}.{ending}")
-
-
 def write_table(
     path: Path, columns: Columns, rows: Iterable[Row], about: Mapping[str, Any]
 ) -> None:

@@ -179,7 +179,11 @@ def save(figure: Figure, path: Path) -> Path:
         raise DataError(
             f"{path}: pictures are written as {', '.join(FORMATS)}, not '{path.suffix}'"
         )
-    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
+    metadata = {
+        ".svg": {"Date": None},
+        ".pdf": {"CreationDate": None},
+        ".png": {"Software": "i2pmae"},
+    }[path.suffix]
     with written(path) as temporary, mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         # Names may have signs that the font lacks; they are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -139,7 +139,7 @@ def run(config: EmbedConfig) -> Result:
         "points": n_points,
         "repeated": sum(row["repeated"] for row in found),
         "skipped": skipped,
-        "dense": None if dense is None else str(dense.folder),
+        "dense": None if dense is None else str(dense.files.folder),
         "picture": picture,
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -151,10 +151,10 @@ def _draw(config: EmbedConfig, source: ShapeSource, dense: DenseFiles, kept: lis
 
     labels = np.array([source.labels[index] for index in kept])
     chosen = [kept[place] for place in spread_evenly(labels, _N_DRAWN, config.seed)]
-    saved = [np.load(dense.file(index)) for index in chosen]
+    saved = [np.load(dense.files.file(index)) for index in chosen]
     return str(
         draw_features(
-            config.out.with_suffix(".png"),
+            dense.files.picture,
             np.stack([shape["points"] for shape in saved]),
             np.stack([shape["features"].astype(np.float32) for shape in saved]),
             [source.ids[index].rpartition("/")[2] for index in chosen],

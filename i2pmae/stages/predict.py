@@ -163,7 +163,7 @@ def _draw(
     truth = [shape.parts for shape in shapes if shape.parts is not None]
     return str(
         draw_parts(
-            config.out.with_suffix(".png"),
+            predictor.files.picture,
             [shape.points for shape in shapes],
             [labels.astype(np.int64) - low for labels, low in zip(truth, lowest, strict=True)]
             if predictor.knows_parts

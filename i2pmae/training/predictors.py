@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar, final
 
 import numpy as np
@@ -29,7 +28,8 @@ from i2pmae.evaluation.metrics import (
     per_class_accuracy,
     restrict_to_category,
 )
-from i2pmae.evaluation.tables import Columns, file_of_shape
+from i2pmae.evaluation.shape_files import ShapeFiles
+from i2pmae.evaluation.tables import Columns
 from i2pmae.evaluation.voting import POOL_RATIO
 from i2pmae.formats.labeled_points import write_labeled_points
 from i2pmae.geometry.sampling import farthest_points
@@ -227,14 +227,13 @@ class PartPredictor(Predictor[Segmenter]):
         self.class_parts = network.class_parts or ((*range(n_parts),),) * network.n_categories
         self.knows_parts = known is not None and tuple(known) == network.part_names
         self.categories = self._categories()
+        asked = self._config
+        self.files = ShapeFiles(
+            asked.out, self.source, asked.shapes, asked.format, "i2pmae predict"
+        )
         columns: dict[str, Any] = {"id": "text", "category": "text", "file": "text"}
         columns |= {"points": "count", "parts": "text"}
         return columns | ({"iou": "number"} if self.knows_parts else {})
-
-    @property
-    def folder(self) -> Path:
-        """Where the points go."""
-        return self._config.out.with_suffix("")
 
     def rows(self, shapes: Sequence[Shape], indices: Sequence[int]) -> list[Row]:
         """See `Predictor`; writes the points and parts of every shape."""
@@ -244,8 +243,10 @@ class PartPredictor(Predictor[Segmenter]):
         parts = self.parts(shapes, indices)
         for index, shape, predicted in zip(indices, shapes, parts, strict=True):
             category, name = self.categories[index], self.source.ids[index]
-            file = file_of_shape(self.folder, name, self._config.format)
-            write_labeled_points(file, shape.points, predicted, self.part_names, PALETTE)
+            file = self.files.file(index)
+            write_labeled_points(
+                file, shape.points, predicted, self.part_names, PALETTE, made_by=self.files.mark
+            )
             counts = Counter(predicted.tolist())
             row = {
                 "id": name,

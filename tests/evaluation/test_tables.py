@@ -1,12 +1,11 @@
 import csv
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from i2pmae.errors import DataError
-from i2pmae.evaluation.tables import METADATA, TABLES, check_target, file_of_shape, write_table
+from i2pmae.evaluation.tables import METADATA, TABLES, check_target, write_table
 
 COLUMNS = {"id": "text", "p": "number", "n": "count"}
 ROWS = [{"id": "a,b\nc", "p": 0.25, "n": 3}, {"id": "d"}]
@@ -38,9 +37,3 @@ def test_bad_targets_are_said_early(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match="pip install 'i2pmae"):
         check_target(tmp_path / "t.parquet", TABLES, "rows")
-
-
-def test_files_of_shapes_stay_in_their_folder():
-    assert file_of_shape(Path("a"), "../../etc/./passwd", "ply") == Path("a/etc/passwd.ply")
-    assert file_of_shape(Path("a"), "/b.c", "npz") == Path("a/b.c.npz")
-    assert file_of_shape(Path("a"), "..", "npz") == Path("a/shape.npz")

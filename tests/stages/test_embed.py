@@ -130,6 +130,34 @@ def test_dense_features_are_a_file_per_shape_and_a_picture(untrained, folder, tm
     assert found.vectors.shape[1] == load_encoder(untrained).config.widths[-1]
 
 
+def test_shapes_and_other_files_of_the_user_are_never_overwritten(untrained, tmp_path):
+    cloud = np.random.default_rng(0).random((300, 3))
+    for folder in ("data", "other"):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "a.npz", points=cloud)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    files = {file: file.read_bytes() for file in tmp_path.glob("[do]*/a.npz")}
+    data, out = tmp_path / "data", tmp_path / "v.npz"
+    for dense_out in ("data.npz", "link.npz", "data/inside.npz"):
+        with pytest.raises(DataError, match=r"lies in that of the shapes, .*data\. Choose"):
+            embed.run(config(untrained, data, tmp_path / dense_out, dense=True))
+    with pytest.raises(DataError, match=r"other/a\.npz would .* not written by i2pmae embed --de"):
+        embed.run(config(untrained, data, tmp_path / "other.npz", dense=True))
+    with pytest.raises(DataError, match=r"data/a\.npz is one of the shapes and would be"):
+        embed.run(config(untrained, data, data / "a.npz"))
+    embed.run(config(untrained, data, out, dense=True))
+    embed.run(config(untrained, data, out, dense=True))
+    with pytest.raises(DataError, match=r"v/a\.npz is one of the shapes and would be"):
+        embed.run(config(untrained, tmp_path / "v" / "a.npz", out, dense=True))
+    (tmp_path / "v.png").write_bytes(b"the user's")
+    with pytest.raises(DataError, match=r"v\.png would be overwritten"):
+        embed.run(config(untrained, data, out, dense=True))
+    assert files == {file: file.read_bytes() for file in files}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("data", "link", "other", "v", "v.npz", "v.png"),
+    ]
+
+
 def test_parquet(untrained, folder, tmp_path):
     pytest.importorskip("pyarrow")
     embed.run(config(untrained, folder, tmp_path / "v.parquet"))

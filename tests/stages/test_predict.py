@@ -242,6 +242,24 @@ def test_segmenters_write_points_with_parts_and_a_picture(segmenter, parts_folde
     np.testing.assert_array_equal(saved["parts"], labels.ravel())
 
 
+@pytest.mark.parametrize("kind", ["ply", "npz"])
+def test_segmenters_overwrite_only_their_own_files(segmenter, parts_folder, tmp_path, kind):
+    out = tmp_path / "parts.csv"
+    values = {"split": "test", "limit": 1, "format": kind}
+    for _ in range(2):
+        run(segmenter, parts_folder, out, **values)
+    file = tmp_path / "parts" / f"{rows_of(out)[0]['id']}.{kind}"
+    again = {"category": "Mug", "format": kind}
+    with pytest.raises(DataError, match=r"parts/.* is one of the shapes and would be overwritten"):
+        run(segmenter, file, file.parent.with_suffix(".csv"), **again)
+    with pytest.raises(DataError, match="lies in that of the shapes"):
+        run(segmenter, tmp_path / "parts", out, **again)
+    file.write_bytes(b"corrected by hand")
+    with pytest.raises(DataError, match="was not written by i2pmae predict"):
+        run(segmenter, parts_folder, out, **values)
+    assert file.read_bytes() == b"corrected by hand"
+
+
 def test_segmenters_ask_for_the_category_where_classes_do_not_say_it(segmenter, folder, tmp_path):
     out = tmp_path / "p.csv"
     with pytest.raises(DataError, match=r"knows \(Knife, Mug\)\. Name the category"):
