@@ -50,6 +50,7 @@ MEASURES = {
 _FEW = {"labels_1": 1, "labels_5": 5, "labels_10": 10}
 _CLASS_MEANS = {"svm_class_mean": SVM, "nearest_class_mean": NEAREST}
 _PAIRS = ((PRETRAINED, UNTRAINED), (PRETRAINED, IMAGE), (PRETRAINED, CHANCE), (IMAGE, UNTRAINED))
+_TOO_FEW = 10  # shapes below which resampling says nothing: all right or all wrong is mere luck
 _UNCERTAIN = 5.0  # points of half an interval beyond which more shapes are what is lacking
 
 Part = tuple[NDArray[np.int64], NDArray[np.int64]]  # shapes to train on, shapes to test
@@ -233,12 +234,18 @@ def measure_parts(
 
 
 def measure_chance(labels: Labels, parts: Sequence[Part]) -> Measures:
-    """The same without looking: always the most frequent class, and a random order."""
+    """The same without looking: always the most frequent class, and a random order.
+
+    In cross-validation it is the most frequent of all labels: that of a training part is too often
+    the one that is rare in the rest. Equally frequent classes share their hits.
+    """
     few = _few_that_exist(labels, parts)
     found = {name: np.full(len(labels), np.nan) for name in (SVM, NEAREST, *few)}
     for train, test in parts:
-        classes, counts = np.unique(labels[train], return_counts=True)
-        found[SVM][test] = 100.0 * (labels[test] == classes[counts.argmax()])
+        classes = np.unique(labels[train])
+        seen, counts = np.unique(labels if len(parts) > 1 else labels[train], return_counts=True)
+        most = seen[counts == counts.max()]
+        found[SVM][test] = 100.0 * np.isin(labels[test], most) / len(most)
         for name in few:
             found[name][test] = 100.0 * np.isin(labels[test], classes) / len(classes)
     found[NEAREST] = found[SVM]
@@ -299,19 +306,21 @@ def conclusions(found: Comparison, n_tested: int) -> list[str]:
     title = MEASURES[name].split(",")[0]
     parts = {PARTS} & found.scores[PRETRAINED].keys()
     return [
-        f"{title[0].upper()}{title[1:]}: " + _beside(found, name, UNTRAINED),
+        f"{title[0].upper()}{title[1:]}: " + _beside(found, name, UNTRAINED, n_tested),
         f"Beside {'the pooled 2D features' if other == IMAGE else 'chance'}: "
-        + _beside(found, name, other),
-        *(f"Parts of points: {_beside(found, key, UNTRAINED)}" for key in parts),
+        + _beside(found, name, other, n_tested),
+        *(f"Parts of points: {_beside(found, key, UNTRAINED, n_tested)}" for key in parts),
         "Next: " + _advice(found, name, gain, n_tested),
     ]
 
 
-def _beside(found: Comparison, name: str, other: str) -> str:
+def _beside(found: Comparison, name: str, other: str, n_tested: int) -> str:
     """The pre-trained encoder against something else."""
     reached, theirs = (found.scores[kind][name].value for kind in (PRETRAINED, other))
     by = found.differences[f"{PRETRAINED}_minus_{other}"][name]
     figures = f"pre-trained {reached:.1f} %, {KINDS[other]} {theirs:.1f} %"
+    if n_tested < _TOO_FEW:
+        return f"{figures}; {n_tested} tested shapes are too few to tell."
     if not by.is_significant:
         return f"{figures}; the difference, {by.signed} points, is not significant."
     verdict = "better" if by.value > 0 else "worse"
@@ -319,6 +328,8 @@ def _beside(found: Comparison, name: str, other: str) -> str:
 
 
 def _advice(found: Comparison, name: str, gain: Estimate, n_tested: int) -> str:
+    if n_tested < _TOO_FEW:
+        return f"test more shapes, {_TOO_FEW} or more."
     own = found.scores[PRETRAINED][name]
     half = (own.high - own.low) / 2
     over_untrained = found.differences.get(f"{IMAGE}_minus_{UNTRAINED}", {})

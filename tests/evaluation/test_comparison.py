@@ -48,6 +48,14 @@ def test_without_a_test_split_every_shape_is_tested_once():
     assert set(found.measures["chance"]) == set(found.measures["pretrained"])
 
 
+@pytest.mark.parametrize(("n_classes", "n_each"), [(5, 4), (2, 3), (10, 7)])
+def test_equally_frequent_classes_share_chance(n_classes, n_each):
+    labels = np.repeat(np.arange(n_classes), n_each)
+    features = {"pretrained": [RNG.normal(size=(len(labels), 3))]}
+    chance = measure_by_class([labels], features).measures["chance"]
+    assert chance["svm"].mean() == pytest.approx(100 / n_classes)
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 0, 1], [-1, -1, 0, 0]])
 def test_two_classes_are_needed(labels):
     with pytest.raises(DataError, match=r"1 classes .* two classes or more"):
@@ -89,6 +97,16 @@ def test_better_is_said_only_where_it_is_significant():
     assert "is not significant" in said[0]
     assert "more epochs of pre-training" in said[2]
     assert "24 tested shapes leave figures uncertain" in said[2]
+
+
+def test_few_shapes_tell_nothing():
+    found = both(LABELS, slice(4, 12))
+    compared = compare({**found.measures, "untrained": found.measures["chance"]}, found.labels)
+    assert conclusions(compared, 8) == [
+        "Linear SVM: pre-trained 100.0 %, untrained 50.0 %; 8 tested shapes are too few to tell.",
+        "Beside chance: pre-trained 100.0 %, chance 50.0 %; 8 tested shapes are too few to tell.",
+        "Next: test more shapes, 10 or more.",
+    ]
 
 
 def difference(value, in_retrieval=None):

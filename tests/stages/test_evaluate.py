@@ -94,6 +94,12 @@ def test_without_classes_by_identification(untrained, clouds):
         evaluate.run(config(untrained, clouds, points=40, on_error="skip"))
 
 
+def test_a_limit_that_leaves_one_class_is_said(untrained, clouds, capfd):
+    found = evaluate.run(config(untrained, clouds, limit=3))
+    assert found["protocol"] == "identification among all"
+    assert "1 of 2 classes in what is read, too few to classify" in capfd.readouterr().err
+
+
 def test_the_command_and_the_function(untrained, clouds, monkeypatch, capsys):
     arguments = ["evaluate", untrained, clouds, "--points", 128, "--bootstrap", 50, "--json"]
     monkeypatch.setattr(sys, "argv", ["i2pmae", *map(str, arguments)])
