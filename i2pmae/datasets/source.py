@@ -58,6 +58,7 @@ class ShapeSource(ABC):
         root: folder (or file) that holds the data.
         class_names: name of each label; empty where shapes have no class.
         ids, labels, splits: one entry per shape; label -1 and split '' where unknown.
+        elsewhere: by id, the shapes of the splits that were not asked for.
         notes: sentences for the user: what was left out or taken for granted.
         points: most points that `load` returns.
         seed: decides random samples of surfaces and clouds.
@@ -343,6 +344,8 @@ class ShapeSource(ABC):
                 f"{self.root} holds no shapes of split {split!r}; splits found: {known}. "
                 f"{self.split_hint}"
             )
+        ids = {entry.id for entry in chosen}
+        self.elsewhere = {entry.id: entry for entry in entries if entry.id not in ids}
         return chosen[:limit]
 
     def _note_absent_classes(self) -> None:

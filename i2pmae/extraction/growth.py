@@ -1,4 +1,7 @@
-"""A store of a data set that has changed: new shapes are added, changed ones refused."""
+"""A store of a data set that has changed.
+
+New shapes are added, classes and splits brought up to date, shapes with other contents refused.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from i2pmae.errors import DataError, StoreDamageError, StoreError
 from i2pmae.extraction.loading import ShapeReader
 from i2pmae.formats.polygons import Mesh
 from i2pmae.progress import Progress, note
-from i2pmae.store.growth import grow_store
+from i2pmae.store.growth import grow_store, relabeled
 from i2pmae.store.location import Location
 from i2pmae.store.lock import Part
 from i2pmae.store.metadata import StoreInfo, load_info, setting_differences
@@ -38,7 +41,7 @@ class InStoreOrder(ShapeSource):
     its number and cannot be loaded.
 
     Attributes:
-        removed: ids of such shapes.
+        removed: ids of such shapes, which may be of another split by now.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class InStoreOrder(ShapeSource):
         info: StoreInfo,
         stored: Sequence[str | None],
         labels: Sequence[int],
+        splits: Sequence[str],
     ) -> None:
         """Put a data set in order.
 
@@ -55,6 +59,7 @@ class InStoreOrder(ShapeSource):
             info: of the store.
             stored: id of each shape of the store; None where none is written yet.
             labels: of the same shapes.
+            splits: likewise.
         """
         places = {name: index for index, name in enumerate(source.ids)}
         held = set(stored)
@@ -67,17 +72,29 @@ class InStoreOrder(ShapeSource):
         self.class_names = (*info.class_names, *new_classes)
         self._source = source
         self._places = [places.get(name) for name in order]
-        recorded = {name: label for name, label in zip(stored, labels, strict=True) if name}
+        self.elsewhere = {
+            name: entry._replace(label=self._label(entry.label))
+            for name, entry in source.elsewhere.items()
+        }
+        said = {
+            name: Entry(name, label, split, source.root)
+            for name, label, split in zip(stored, labels, splits, strict=True)
+            if name is not None
+        } | self.elsewhere
         self.ids = order
-        self.labels = [
-            recorded.get(name, -1) if place is None else self._label(source.labels[place])
-            for name, place in zip(order, self._places, strict=True)
-        ]
-        self.splits = ["" if place is None else source.splits[place] for place in self._places]
         self.entries = [
-            Entry(name, -1, "", source.root if place is None else source.entries[place].file)
+            said[name]
+            if place is None
+            else Entry(
+                name,
+                self._label(source.labels[place]),
+                source.splits[place],
+                source.entries[place].file,
+            )
             for name, place in zip(order, self._places, strict=True)
         ]
+        self.labels = [entry.label for entry in self.entries]
+        self.splits = [entry.split for entry in self.entries]
         self.root, self.notes, self.points = source.root, source.notes, source.points
         self.seed, self.layout, self.recipe = source.seed, source.layout, source.recipe
         self.part_names = source.part_names
@@ -148,29 +165,29 @@ def in_store_order(source: ShapeSource, path: str | Path) -> ShapeSource:
     except StoreError:
         return source
     is_same = info.settings.get("source_fingerprint") == source.fingerprint()
-    if is_same and not info.provenance.get("grown"):
+    if is_same and source.class_names == info.class_names and not info.provenance.get("grown"):
         return source
     reader = StoreReader(path, unfinished=True, fill_missing=True)
     written = {key.rpartition("/")[2] for key in Location.of(path).keys("id/c/")}
-    held: dict[int, tuple[str, int]] = {}
+    held: dict[int, tuple[str, int, str]] = {}
     for k in sorted(int(number) for number in written if number.isdecimal()):
         if k < info.spec.n_shards:
             with suppress(StoreDamageError):  # it is to be extracted again
-                found = [reader.read_shard(k, name).tolist() for name in ("id", "label")]
+                found = [reader.read_shard(k, name).tolist() for name in ("id", "label", "split")]
                 held |= dict(enumerate(zip(*found, strict=True), info.spec.shard(k).start))
     if info.spec.n_shapes > len(source) + len(held):
         return source  # no store of this data set, as its writer says
-    numbers = range(info.spec.n_shapes)
-    stored = [held[index][0] or None if index in held else None for index in numbers]
-    labels = [held[index][1] if index in held else -1 for index in numbers]
-    return InStoreOrder(source, info, stored, labels)
+    told = [held.get(index, ("", -1, "")) for index in range(info.spec.n_shapes)]
+    ids, labels, splits = zip(*told, strict=True)
+    return InStoreOrder(source, info, [name or None for name in ids], labels, splits)
 
 
 def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part | None) -> StoreInfo:
     """What a store that is there is to be continued as, after a look at what has changed.
 
     Files of other names or sizes, or changed at another time, are compared with what the store
-    holds of them. New shapes make the store grow: what it holds stays byte for byte.
+    holds of them. New shapes make the store grow: what it holds stays byte for byte, except for
+    labels and splits of which lists, tables or folders now say otherwise.
 
     Args:
         path: folder or URL of a store, which need not be there.
@@ -197,7 +214,11 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
         settings={**wanted.settings, "source_fingerprint": recorded},
         class_names=info.class_names,
     )
-    is_same = wanted.settings["source_fingerprint"] == recorded
+    is_same = (  # the fingerprint counts classes and does not name them
+        wanted.settings["source_fingerprint"] == recorded
+        and wanted.class_names == info.class_names
+        and not (info.provenance.get("grown") and _relabeled(path, source))
+    )
     if setting_differences(info, as_recorded) or (wanted.settings["limit"] and not is_same):
         return wanted
     times = info.provenance.get("source_times")
@@ -208,6 +229,7 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
     if is_same:
         return wanted
     removed = source.removed if isinstance(source, InStoreOrder) else []
+    removed = [name for name in removed if name not in source.elsewhere]
     if removed:
         note(
             f"{location.text} holds {len(removed)} shapes that are no longer in {source.root} "
@@ -219,7 +241,8 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
             f"{-n_new} shapes that {location.text} still lacks were removed from {source.root}. "
             "Put them back, or extract into another store."
         )
-    if n_new == 0 and info.complete:
+    changed = _relabeled(path, source)
+    if n_new == 0 and info.complete and not changed:
         return as_recorded
     if n_new:
         note(f"{location.text} grows: {n_new} new shapes are added to {info.spec.n_shapes}")
@@ -227,7 +250,13 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
         *info.provenance.get("grown", []),
         {"shapes": info.spec.n_shapes, "source_fingerprint": recorded},
     ]
-    grow_store(path, replace(wanted, provenance={**wanted.provenance, "grown": grown}), part)
+    wanted_now = replace(wanted, provenance={**wanted.provenance, "grown": grown})
+    grow_store(path, wanted_now, source.labels, source.splits, part)
+    if changed:
+        note(
+            f"{len(changed)} shapes of {location.text} have another class or split in "
+            f"{source.root} than before ({_listed(changed)}): updated"
+        )
     return wanted
 
 
@@ -235,6 +264,12 @@ def _held(path: str | Path) -> set[str]:
     """Ids of the shapes that a store holds."""
     reader = StoreReader(path, unfinished=True, fill_missing=True)
     return set(reader.read_all("id")[reader.read_all("status") != PENDING].tolist())
+
+
+def _relabeled(path: str | Path, source: ShapeSource) -> list[str]:
+    """Ids of the shapes that a store holds with another class or split."""
+    changed = relabeled(path, source.labels, source.splits)
+    return [source.ids[index] for index in changed.tolist()]
 
 
 def _require_unchanged(path: str | Path, source: ShapeSource, info: StoreInfo) -> None:

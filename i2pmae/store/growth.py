@@ -1,13 +1,20 @@
-"""Room for more shapes in a store that is there, made in one go or not at all."""
+"""A store that is there gets room for more shapes, and what is now said of those it holds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from i2pmae.errors import StoreError
+from i2pmae.store.creation import write_attributes
 from i2pmae.store.location import METADATA, Location, plain_errors
-from i2pmae.store.lock import Part, whole_store
+from i2pmae.store.lock import Part, require_no_part, whole_store
 from i2pmae.store.metadata import (
     DIGEST,
     GROWTH,
@@ -17,17 +24,54 @@ from i2pmae.store.metadata import (
     load_info,
     setting_differences,
 )
-from i2pmae.store.schema import ARRAYS, arrays
+from i2pmae.store.reader import StoreReader
+from i2pmae.store.schema import ARRAYS, PENDING, arrays
+from i2pmae.store.shard_files import encode_file
 
 
-def grow_store(path: str | Path, wanted: StoreInfo, part: Part | None = None) -> None:
-    """Make room for more shapes, behind those that a store holds, which stay as they are.
+def relabeled(
+    path: str | Path, labels: Sequence[int], splits: Sequence[str]
+) -> NDArray[np.integer[Any]]:
+    """The shapes that a store holds with another label or split.
 
-    Whenever this is interrupted, `finish_growth` brings it to its end.
+    Args:
+        path: folder or URL of a store, finished or not.
+        labels: of its shapes; more may follow.
+        splits: likewise.
+
+    Returns:
+        (n,) their numbers, ascending.
+
+    Raises:
+        StoreError: if it cannot be read.
+    """
+    reader = StoreReader(path, unfinished=True, fill_missing=True)
+    held = reader.read_all("status") != PENDING
+    differ = [
+        reader.read_all(name) != np.array(told[: len(held)], dtype)
+        for name, told, dtype in _told(labels, splits)
+    ]
+    return np.flatnonzero(held & np.logical_or(*differ))
+
+
+def grow_store(
+    path: str | Path,
+    wanted: StoreInfo,
+    labels: Sequence[int],
+    splits: Sequence[str],
+    part: Part | None = None,
+) -> None:
+    """Make room for more shapes, behind those that a store holds, and write what is said of them.
+
+    Nothing but labels and splits changes of what it holds. A store is not complete while they are
+    written; if that is interrupted, it still records what it was made of, and the same call
+    finishes. Whenever the rest is interrupted, `finish_growth` brings it to its end.
 
     Args:
         path: folder or URL of a store.
         wanted: what it is to record, with at least as many shapes as before.
+        labels: of all shapes.
+        splits: likewise.
         part: that this process is going to write; another part may have done this already.
 
     Raises:
@@ -35,7 +79,16 @@ def grow_store(path: str | Path, wanted: StoreInfo, part: Part | None = None) ->
     """
     location = Location.of(path)
     with whole_store(location, part), plain_errors(location, "make room for more shapes"):
-        if not setting_differences(load_info(location), wanted):
+        found, changed = load_info(location), relabeled(path, labels, splits)
+        if len(changed):
+            require_no_part(location)  # it was told otherwise
+            write_attributes(location, replace(found, complete=False, counts={}))
+            for k in np.unique(changed // found.spec.shard_size).tolist():
+                for name, told, dtype in _told(labels, splits):
+                    array, rows = arrays(found.spec)[name], found.spec.shard(k)
+                    values = np.array(told[rows], dtype)
+                    location.write(array.key(k), encode_file(array, found.spec, values))
+        elif not setting_differences(found, wanted):
             return
         documents = load_documents(location, arrays(wanted.spec))
         for name, array in arrays(wanted.spec).items():
@@ -45,6 +98,11 @@ def grow_store(path: str | Path, wanted: StoreInfo, part: Part | None = None) ->
         content = {"attributes": attributes, "documents": documents}
         location.write(GROWTH, json.dumps(content).encode())
         _apply_growth(location)
+
+
+def _told(labels: Sequence[int], splits: Sequence[str]) -> tuple[tuple[str, Any, Any], ...]:
+    """What is said of shapes: name of the array, values and their type in memory."""
+    return ("label", labels, np.int64), ("split", splits, np.dtypes.StringDType())
 
 
 def finish_growth(path: str | Path, part: Part | None = None) -> None:

@@ -392,13 +392,22 @@ def whole_store(location: Location, part: Part | None = None) -> Iterator[StoreL
                 raise
             time.sleep(0.1)
     try:
-        for other in locked_parts(location):
-            if part is None or other.of != part.of:
-                with lock_of(location, other):  # also takes away what a killed process has left
-                    pass
+        require_no_part(location, besides=part)
         yield lock
     finally:
         lock.release()
+
+
+def require_no_part(location: Location, besides: Part | None = None) -> None:
+    """Check that no part of a store is being written; `besides`: none of another division.
+
+    Raises:
+        StoreError: naming the process that writes one.
+    """
+    for other in locked_parts(location):
+        if besides is None or other.of != besides.of:
+            with lock_of(location, other):  # also takes away what a killed process has left
+                pass
 
 
 def _namespace() -> str:

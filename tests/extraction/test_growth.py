@@ -252,3 +252,107 @@ def test_a_growth_file_that_is_damaged_is_one_line(extract):
         (extract.path / growth.GROWTH).write_text(content)
         with pytest.raises(StoreError, match="is damaged"):
             extract()
+
+
+@pytest.fixture
+def listed(data):
+    """A table of the classes and splits of `data`, and what writes another one."""
+    names = sorted(file.name for file in data.rglob("*.npy"))
+    for file in data.rglob("*.npy"):
+        file.rename(data / file.name)
+
+    def write(classes, n_train=4):
+        rows = [
+            f"{name},{classes[name[0] == 't']},{'train' if place < n_train else 'test'}"
+            for place, name in enumerate(names)
+        ]
+        (data / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+
+    write(["chair", "table"])
+    return write
+
+
+def classes(path):
+    found = values(path)
+    names = StoreReader(path).info.class_names
+    return {
+        name: (names[label], split)
+        for name, label, split in zip(found["id"], found["label"], found["split"], strict=True)
+    }
+
+
+@pytest.mark.parametrize("split", ["all", "train"])
+def test_classes_and_splits_that_have_changed_are_taken_over(data, extract, listed, capfd, split):
+    extract(split=split)
+    before = values(extract.path)
+    listed(["table", "chair"], n_train=3)
+    n_changed = 6 if split == "all" else 4
+    assert extract(split=split)["shapes_per_s"] == 0
+    said = capfd.readouterr().err
+    assert f"{n_changed} shapes of {extract.path} have another class or split" in said
+    assert "no longer in" not in said
+    after = values(extract.path)
+    assert classes(extract.path)["c0"] == ("table", "train")
+    assert classes(extract.path)["t0"] == ("chair", "test")
+    assert {name for name in after if after[name] != before[name]} == {"label", "split"}
+    counts = load_info(Location.of(extract.path)).counts
+    assert {key: found["done"] for key, found in counts.items()} == {
+        "train": 3,
+        "test": n_changed - 3,
+    }
+    assert verify.run(extract.path, recompute=6 * (split == "all"), data=data)["ok"]
+    extract(split=split)
+    assert "another class" not in capfd.readouterr().err
+    for names in (["stool", "table"], ["chair", "table"]):  # numbered as the old ones
+        listed(names)
+        cloud(data, "c9", 9)  # of no class
+        extract(split=split)
+        assert classes(extract.path)["c1"] == (names[0], "train")
+        assert classes(extract.path)["c9"][1] == ""
+    assert verify.run(extract.path)["ok"]
+
+
+@pytest.mark.parametrize("instant", ["label/c/1", "points/zarr.json"])
+def test_a_store_that_is_killed_while_it_takes_classes_over_is_finished(
+    extract, listed, monkeypatch, instant
+):
+    extract()
+    listed(["table", "chair"])
+    write = Location.write
+
+    def killed(self, key, content):
+        if key == instant:
+            raise KeyboardInterrupt
+        write(self, key, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract()
+    with pytest.raises(StoreError):
+        StoreReader(extract.path)
+    extract()
+    assert classes(extract.path)["c2"] == ("table", "train")
+    assert verify.run(extract.path)["ok"]
+
+
+def test_parts_take_classes_over_once_and_not_beside_one_that_was_told_otherwise(
+    extract, listed, monkeypatch
+):
+    write_shard = StoreWriter.write_shard
+
+    def meanwhile(self, k, values):
+        write_shard(self, k, values)
+        listed(["table", "chair"])
+        with pytest.raises(StoreError, match="is being written by process"):
+            extract(part="2/2")
+
+    monkeypatch.setattr(StoreWriter, "write_shard", meanwhile)
+    assert not extract(part="1/2")["complete"]
+    monkeypatch.setattr(StoreWriter, "write_shard", write_shard)
+    assert extract(part="2/2")["complete"]
+    assert classes(extract.path)["c0"] == ("table", "train")
+    listed(["chair", "table"])
+    assert [extract(part=part)["complete"] for part in ("1/2", "2/2")] == [True, True]
+    assert classes(extract.path)["c0"] == ("chair", "train")
+    assert len(load_info(Location.of(extract.path)).provenance["grown"]) == 2
