@@ -1,5 +1,10 @@
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
+import i2pmae
 from i2pmae.commands import COMMANDS, settings_of
 from i2pmae.config import FinetuneConfig
 
@@ -23,3 +28,22 @@ def test_defaults_are_those_of_the_command_not_of_the_table():
     assert defaults["encoder.radii"] == (0.24, 0.48, 0.96)
     assert defaults["augment.shift"] == 0.2
     assert defaults["checkpoint"] is None
+
+
+def test_hints_quote_what_they_put_into_a_command():
+    hint = re.compile(rf"i2pmae ({'|'.join(COMMANDS)}) [^.;]*$")
+    found = 0
+    for file in Path(i2pmae.__file__).parent.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+        quoted = {ast.unparse(n.targets[0]) for n in assigned if "shlex" in ast.unparse(n.value)}
+        for node in ast.walk(tree):
+            text = ""
+            for part in node.values if isinstance(node, ast.JoinedStr) else ():
+                if isinstance(part, ast.Constant):
+                    text += part.value
+                elif hint.search(text):
+                    value = ast.unparse(part.value)
+                    assert "shlex" in value or value in quoted, f"{file}: {text}{{{value}}}"
+                    found += 1
+    assert found > 10

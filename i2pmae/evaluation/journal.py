@@ -16,7 +16,7 @@ from i2pmae.progress import note
 from i2pmae.settings import differences, told
 
 Row = dict[str, Any]  # plain values about a shape
-_UNTOLD = ("fingerprint", "source_fingerprint")  # values that say nothing to people
+_OF_FILES = ("fingerprint", "source_fingerprint", "source_times")  # hashes, not for people
 _MAY_CHANGE = ("out", "on_error", "device")  # between an interrupted command and its rerun
 
 
@@ -105,11 +105,11 @@ class Journal:
             if end == 0:
                 changed = differences(found, self._settings)
                 if changed:
-                    shown = {
-                        name: values for name, values in changed.items() if name not in _UNTOLD
-                    }
-                    why = told(shown, "it") or "the shapes have changed"
-                    note(f"{self.path} has other settings ({why}): starting over")
+                    shown = {k: v for k, v in changed.items() if k not in _OF_FILES}
+                    why = [f"has other settings ({told(shown, 'it')})"] if shown else []
+                    if len(shown) < len(changed):
+                        why.append("was begun before files of the shapes changed")
+                    note(f"{self.path} {' and '.join(why)}: starting over")
                     break
             else:
                 self.n_done = int(found["n_done"])

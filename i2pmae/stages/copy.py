@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TypedDict
 
@@ -64,8 +65,8 @@ def run(source: str | Path, target: str | Path) -> Result:
         if found and (is_last_try or not damaged):
             raise StoreError(
                 f"{shown} differs from what its checksums say ({len(found)} findings, first "
-                f"{found[0]}). `i2pmae verify {Location.of(path).text}` says whether the original "
-                "is sound."
+                f"{found[0]}). `i2pmae verify {shlex.quote(Location.of(path).text)}` says "
+                "whether the original is sound."
             )
         if not found:
             break
@@ -98,13 +99,14 @@ def _send(source: str | Path, target: HubName) -> Result:
     if found:
         raise StoreError(
             f"{location.text} is damaged ({len(found)} findings, first {found[0]}); "
-            f"`i2pmae verify {location.text} --repair` repairs it. Nothing was sent."
+            f"`i2pmae verify {shlex.quote(location.text)} --repair` repairs it. Nothing was sent."
         )
     sizes = location.sizes()
     n_bytes = sum(sizes.values())
     note(f"uploading {len(sizes)} files, {n_bytes / 1e6:.1f} MB")
     sent = send_folder(target, location.folder, f"Store {location.folder.name}, by i2pmae")
-    note(f"{sent}: {len(sizes)} files; to download it: i2pmae copy {sent} cache/NAME.zarr")
+    fetched = shlex.quote(str(sent))
+    note(f"{sent}: {len(sizes)} files; to download it: i2pmae copy {fetched} cache/NAME.zarr")
     return {
         "source": location.text,
         "store": str(sent),

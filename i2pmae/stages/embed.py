@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import time
 from collections.abc import Sequence
 from typing import TypedDict
@@ -95,7 +96,8 @@ def run(config: EmbedConfig) -> Result:
         ]
 
     settings = _settings(config, source)
-    with run_lock(config.out), Journal(config.out, settings, len(source)) as journal:
+    resumable = {**settings, "source_times": source.times()}
+    with run_lock(config.out), Journal(config.out, resumable, len(source)) as journal:
         clouds = CloudReader(
             source,
             config.points or source.svm_points,
@@ -128,10 +130,8 @@ def run(config: EmbedConfig) -> Result:
             ),
         )
         journal.finish()
-    note(
-        f"{config.out}: {len(kept)} vectors of {vectors.shape[1]}; next: i2pmae similar "
-        f"{config.out} {source.ids[kept[0]]}"
-    )
+    following = shlex.join(["i2pmae", "similar", str(config.out), source.ids[kept[0]]])
+    note(f"{config.out}: {len(kept)} vectors of {vectors.shape[1]}; next: {following}")
     return {
         "out": str(config.out),
         "shapes": len(kept),

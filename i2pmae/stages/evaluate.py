@@ -220,8 +220,8 @@ def _stored(config: EvaluateConfig, ids: list[str]) -> tuple[StoreReader, NDArra
     if missing:
         raise StoreMismatchError(
             f"{config.cache} lacks {len(missing)} of {len(ids)} shapes of {config.data}, such as "
-            f"{missing[0]}. Extract them with i2pmae extract-2d {config.data} --split all, or "
-            "leave out --cache."
+            f"{missing[0]}. Extract them with i2pmae extract-2d {shlex.quote(str(config.data))} "
+            "--split all, or leave out --cache."
         )
     return reader, np.array([place[name] for name in ids], dtype=np.int64)
 

@@ -73,7 +73,8 @@ def run(config: PredictConfig) -> Result:
         "fingerprint": source.fingerprint(),
         "i2pmae": __version__,
     }
-    with run_lock(config.out), Journal(config.out, about, len(source)) as journal:
+    resumable = {**about, "source_times": source.times()}
+    with run_lock(config.out), Journal(config.out, resumable, len(source)) as journal:
         clouds = CloudReader(
             source,
             predictor.n_points,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,7 +112,8 @@ def _copy(
             content = here.read(key)
         if content is None:
             raise StoreError(
-                f"{here.text}: {key} is missing. `i2pmae verify {here.text}` finds all damage."
+                f"{here.text}: {key} is missing. `i2pmae verify {shlex.quote(here.text)}` finds "
+                "all damage."
             )
         with plain_errors(there, f"write {key}"):
             there.write(key, content)

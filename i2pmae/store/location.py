@@ -85,7 +85,7 @@ class Location:
         if is_hub_name(text):
             raise StoreError(
                 f"{text}: a store on the Hub is not read in place. Copy it first: i2pmae copy "
-                f"{text} cache/NAME.zarr"
+                f"{shlex.quote(text)} cache/NAME.zarr"
             )
         if scheme not in _EXTRAS:
             raise StoreError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +100,7 @@ def load_info(location: Location) -> StoreInfo:
         found = "has no zarr.json, so it is not a store" if location.exists() else "does not exist"
         raise StoreError(
             f"{location.text} {found}. Make one with `i2pmae extract-2d DATA --cache "
-            f"{location.text}`."
+            f"{shlex.quote(location.text)}`."
         )
     attributes = group.get("attributes")
     if not isinstance(attributes, Mapping) or "schema_version" not in attributes:

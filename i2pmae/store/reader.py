@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -388,8 +389,8 @@ class StoreReader:
     def _damaged(self, name: str, what: str) -> StoreDamageError:
         return StoreDamageError(
             f"{self._location.text}: {name} is damaged ({what}). `i2pmae verify "
-            f"{self._location.text} --repair --data SHAPES` finds all damage and extracts those "
-            "shards again."
+            f"{shlex.quote(self._location.text)} --repair --data SHAPES` finds all damage and "
+            "extracts those shards again."
         )
 
     def _unreadable(self, name: str, error: Exception, where: str = "") -> StoreError:

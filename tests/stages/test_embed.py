@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 
 import numpy as np
@@ -117,6 +118,28 @@ def test_a_stopped_command_resumes_to_the_same_file(untrained, folder, tmp_path,
     assert sorted(file.name for file in tmp_path.glob("v.*")) == ["v.npz"]
 
 
+def test_a_file_replaced_by_one_of_its_size_starts_over(untrained, tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(0)
+    (tmp_path / "clouds").mkdir()
+    for name in "ab":
+        np.save(tmp_path / "clouds" / f"{name}.npy", random.random((300, 3)))
+    values = config(untrained, tmp_path / "clouds", tmp_path / "v.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "write_vectors", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            embed.run(values)
+    file = tmp_path / "clouds" / "a.npy"
+    time = file.stat().st_mtime_ns
+    np.save(file, random.random((300, 3)))
+    os.utime(file, ns=(time, time + 1_000_000_000))
+    embed.run(values)
+    shown = capsys.readouterr().err
+    assert "v.npz.unfinished was begun before files of the shapes changed: starting over" in shown
+    whole = config(untrained, tmp_path / "clouds", tmp_path / "whole.npz")
+    embed.run(whole)
+    assert read_vectors(values.out).vectors.tobytes() == read_vectors(whole.out).vectors.tobytes()
+
+
 def test_dense_features_are_a_file_per_shape_and_a_picture(untrained, folder, tmp_path):
     result = embed.run(config(untrained, folder, tmp_path / "v.npz", dense=True))
     assert (result["dense"], result["picture"]) == (str(tmp_path / "v"), str(tmp_path / "v.png"))
@@ -184,11 +207,13 @@ def test_fewer_points_than_the_encoder_needs(untrained, folder, tmp_path):
 
 
 def test_the_command(untrained, folder, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "v.npz"
+    out = tmp_path / "my v.npz"
     arguments = ["embed", untrained, folder, "--out", out, "--points", 128, "--json"]
     monkeypatch.setattr(sys, "argv", ["i2pmae", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 0
-    assert json.loads(capsys.readouterr().out)["out"] == str(out)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["out"] == str(out)
+    assert printed.err.endswith(f"; next: i2pmae similar '{out}' ball/test/d\n")
     assert len(read_vectors(out).ids) == 4

@@ -178,7 +178,7 @@ def test_a_stopped_command_resumes_to_the_same_table(
     assert not unfinished.exists()
 
 
-def test_other_settings_or_shapes_start_anew(classifier, folder, tmp_path, monkeypatch, capsys):
+def test_other_settings_or_files_start_anew(classifier, folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "p.csv"
     monkeypatch.setattr(predict, "_draw", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -187,6 +187,13 @@ def test_other_settings_or_shapes_start_anew(classifier, folder, tmp_path, monke
     assert run(classifier, folder, out, top=1)["shapes"] == 8
     assert "top: it has 3, this command expects 1): starting over" in capsys.readouterr().err
     assert "class_2" not in rows_of(out)[0]
+    monkeypatch.setattr(predict, "_draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(classifier, folder, out)
+    monkeypatch.undo()
+    os.utime(folder / "ball" / "ball_0.stl")
+    run(classifier, folder, out)
+    assert "begun before files of the shapes changed: starting over" in capsys.readouterr().err
 
 
 @pytest.mark.slow
