@@ -1,9 +1,9 @@
 """Splits and classes from lists and tables in a folder of shapes: `train.txt`, `all.csv`.
 
 A list names one shape per line, JSON value or row of a table: by its path below the list's folder
-(or the one above, where lists have a folder of their own), by a folder it lies in, or by its file's
-name, with or without its ending. A common start of all names, such as a path on another machine, is
-ignored.
+(or the one above, where that folder holds none of its shapes), by a folder it lies in, or by its
+file's name, with or without its ending. A common start of all names, such as a path on another
+machine, is ignored. Tables of predictions that `predict` has written are no lists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from i2pmae.datasets.folders import escaped
+from i2pmae.datasets.folders import MESH_SUFFIXES, escaped
 from i2pmae.datasets.naming import Parts, settled, split_of
 from i2pmae.errors import DataError
 from i2pmae.formats.files import read_text, stem, suffix
@@ -32,6 +32,11 @@ _MARKED_LIST = re.compile(r"split(_new|\d)?")
 _CLASSES_FILE = "model_info.json"  # of 3D-FUTURE
 _CLASS_COLUMNS = ("class", "class_name", "category", "category_name", "label_name", "label")
 _CLASS_KEYS = (*_CLASS_COLUMNS, "super-category")
+
+_PREDICTED = (  # columns of the tables of `predict`
+    {"id", "class", "probability", "error"},
+    {"id", "category", "parts", "error"},
+)
 
 Named = dict[str, list[str]]  # names of shapes by split or class
 
@@ -53,7 +58,7 @@ def listed_splits(root: Path, files: Iterable[Parts], shapes: Sequence[Parts]) -
         shapes: files of shapes.
     """
     found = Listed([""] * len(shapes), [], [])
-    counts: Counter[str] = Counter()
+    splits: dict[str, None] = {}  # in the order of the lists
     unknown: list[str] = []
     n_twice = 0
     for parts in files:
@@ -67,13 +72,14 @@ def listed_splits(root: Path, files: Iterable[Parts], shapes: Sequence[Parts]) -
             for index in indices:
                 n_twice += found.told[index] not in ("", split)
                 found.told[index] = split
-            counts[split] += len(indices)
+        splits |= dict.fromkeys(split for split, indices in matched.items() if indices)
         found.used.append(parts)
         unknown += [name for name in missing if name.lower() not in _NAME_KEYS]  # as a header has
     if found.used:
-        names = dict(zip(counts, settled(counts), strict=True))
+        names = dict(zip(splits, settled(splits), strict=True))
         found.told[:] = [names.get(split, split) for split in found.told]
-        told = ", ".join(f"{count} {names[split]}" for split, count in counts.items())
+        each = dict.fromkeys(names.values())
+        told = ", ".join(f"{found.told.count(name)} {name}" for name in each)
         found.notes.append(f"splits from lists such as {'/'.join(found.used[0])}: {told}")
     if unknown:
         found.notes.append(f"{len(unknown)} names in lists match no shape: {some(unknown)}")
@@ -86,22 +92,30 @@ def listed_classes(root: Path, files: Iterable[Parts], shapes: Sequence[Parts]) 
     """The class of each shape by tables with a column or key of classes, such as 3D-FUTURE's.
 
     A table counts if it names half of the shapes, and classes that hold two of them on average.
+    Where tables disagree, the first counts.
     """
     found = Listed([""] * len(shapes), [], [])
+    differing: set[int] = set()
     for parts in files:
         choices = [named for named in _read_classes(root.joinpath(*parts)) if named]
         matched, _ = _best_match(choices, parts, shapes)
         matched = {name: indices for name, indices in matched.items() if indices}
-        n_named = sum(map(len, matched.values()))
+        n_named = len({index for indices in matched.values() for index in indices})
         is_sure = parts[-1] == _CLASSES_FILE
         if not matched or not (is_sure or 2 * len(matched) <= n_named >= len(shapes) / 2):
             continue
-        for name, indices in matched.items():
-            for index in indices:
-                found.told[index] = name
+        told = {index: name for name, indices in matched.items() for index in indices}
+        for index, name in told.items():
+            found.told[index] = found.told[index] or name
+        differing |= {index for index, name in told.items() if found.told[index] != name}
         found.used.append(parts)
         plural = "es" * (len(matched) > 1)
         found.notes.append(f"{len(matched)} class{plural} from {'/'.join(parts)}")
+    if differing:
+        found.notes.append(
+            f"{len(differing)} shapes have another class in another table: the first table counts, "
+            "remove the wrong one"
+        )
     return found
 
 
@@ -115,7 +129,11 @@ def some(names: Iterable[str]) -> str:
 def _best_match(
     choices: Sequence[Named], file: Parts, shapes: Sequence[Parts]
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """Shapes by split or class in the reading that finds the most, and names that match none."""
+    """Shapes by split or class in the reading that finds the most, and names that match none.
+
+    The folder above counts only if nothing of the list's own folder is named: numbers of shapes may
+    be the same in all classes.
+    """
     best: dict[str, list[int]] = {}
     missing: list[str] = []
     most = 0
@@ -140,6 +158,8 @@ def _best_match(
                 n_found = sum(count == 1 for count in named_in.values())
                 if n_found > most or (not best and named_in):
                     best, missing, most = matched, unknown, n_found
+        if best:
+            break
     return best, missing
 
 
@@ -153,9 +173,13 @@ def _common_folders(named: Named) -> int:
 
 def _known(name: str, by_name: dict[str, list[int]]) -> str | None:
     """The known name that a line of a list means; some lists have a label after a space."""
-    first = name.partition(" ")[0]
-    tried = (name, stem(name), first, stem(first))
-    return next((known for known in tried if known in by_name), None)
+    for told in (name, name.partition(" ")[0]):
+        ending = suffix(told)
+        has_ending = ending[1:2].isalpha() or ending in MESH_SUFFIXES  # 0.67 is no file
+        for known in (told, stem(told)) if has_ending else (told,):
+            if known in by_name:
+                return known
+    return None
 
 
 def _called(shape: Parts) -> set[str]:
@@ -221,6 +245,8 @@ def _read_classes(file: Path) -> list[Named]:
 def _columns(lines: list[str], wanted: Sequence[str], meaning: Callable[[str], str]) -> list[Named]:
     """Names by what a column of a table says: one reading for each other column."""
     head = [name.strip().lower() for name in next(csv.reader(lines[:1]), [])]
+    if any(columns.issubset(head) for columns in _PREDICTED):
+        return []
     place = next((head.index(name) for name in wanted if name in head), None)
     if place is None:
         return []
@@ -259,11 +285,13 @@ def _name_of(item: Any) -> str:
 
 
 def _json_in(file: Path) -> Any:
-    """What a JSON file holds, None if it is damaged."""
+    """What a JSON file holds, None if it is damaged or of `predict`."""
     try:
-        return json.loads("\n".join(_lines_in(file)))
+        content = json.loads("\n".join(_lines_in(file)))
     except (ValueError, RecursionError):
         return None
+    about = content.get("about") if isinstance(content, dict) else None
+    return None if isinstance(about, dict) and "i2pmae" in about else content
 
 
 def _lines_in(file: Path) -> list[str]:

@@ -22,6 +22,7 @@ _ARRAY_NAMES = (
     *("coordinates", "pc", "pcd", "pcl", "point_cloud", "pointcloud", "point_clouds", "cloud"),
     *("point_set", "points_xyz", "surface_points", "vertices", "verts", "v", "data", "arr_0"),
 )
+_OF_EMBED = {"ids", "vectors", "settings"}  # some arrays of a file of vectors
 # Names of arrays with one row per point that are not the points.
 _NO_POINTS = re.compile(
     r"n|(.*_)?(normal|colou?r|rgba?|label|feat(ure)?|seg|part|instance|face|edge|triangle|sdf|occ"
@@ -117,10 +118,13 @@ def cloud_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]
 
 
 def archive_kind(archive: zipfile.ZipFile, file: Path) -> ArrayKind:
-    """What the arrays of an archive may be, as `array_kind`."""
+    """What the arrays of an archive may be, as `array_kind`; vectors of `embed` are no cloud."""
+    found = _members(archive, file)
+    if found.keys() >= _OF_EMBED:
+        return "other"
     if cloud_members(archive, file):
         return "cloud"
-    kinds = {_kind(header) for _, header in _members(archive, file).values()}
+    kinds = {_kind(header) for _, header in found.values()}
     return "other" if kinds == {"other"} else "unclear"
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from i2pmae.datasets import kinds
 from i2pmae.datasets.kinds import kinds_of
+from i2pmae.evaluation.vectors import Vectors, write_vectors
 
 
 def test_endings_and_beginnings_tell(tmp_path, write, monkeypatch):
@@ -17,6 +18,10 @@ def test_endings_and_beginnings_tell(tmp_path, write, monkeypatch):
     np.savez(tmp_path / "cloud.npz", points=points)
     np.savez(tmp_path / "labels.npz", a=np.zeros(9), b=np.eye(4))
     np.savez(tmp_path / "two.npz", a=points, b=points)
+    write_vectors(
+        tmp_path / "vectors.npz",
+        Vectors(["a", "b"], np.zeros(2, int), ["", ""], np.ones((2, 12), np.float32), (), {}),
+    )
     (tmp_path / "damaged.npz").write_bytes(b"PK")
     np.savetxt(tmp_path / "cloud.txt", points)
     (tmp_path / "prose.txt").write_text("hello")
@@ -30,6 +35,7 @@ def test_endings_and_beginnings_tell(tmp_path, write, monkeypatch):
         "cloud.npz": "cloud",
         "labels.npz": "other",
         "two.npz": "unclear",
+        "vectors.npz": "other",
         "damaged.npz": "unclear",
         "cloud.txt": "cloud",
         "prose.txt": "other",

@@ -6,6 +6,7 @@ import pytest
 
 from i2pmae.datasets import open_source
 from i2pmae.errors import ConfigError, DataError
+from i2pmae.evaluation.tables import write_table
 
 PLY = b"ply\nformat ascii 1.0\nelement vertex 1\n" + b"".join(
     b"property float %c\n" % axis for axis in b"xyz"
@@ -381,6 +382,21 @@ def test_shapes_that_lists_put_into_several_splits_are_counted(tmp_path):
     assert "1 shapes are listed in several splits: the last one counts" in notes(tmp_path)
 
 
+def test_lists_in_folders_of_classes_name_shapes_of_these(tmp_path):
+    tree(tmp_path, [f"{name}/{n:04d}.off" for name in ("chair", "table") for n in range(4)])
+    for place, names in {
+        "chair/train.txt": "0000 0001 0002",
+        "chair/test.txt": "0003",
+        "table/train.txt": "0001 0002 0003",
+        "table/test.txt": "0000",
+    }.items():
+        (tmp_path / place).write_text("\n".join(names.split()))
+    shapes = found(tmp_path)
+    assert [shape for shape, _, split in shapes if split == "test"] == ["chair/0003", "table/0000"]
+    assert "splits from lists such as chair/test.txt: 2 test, 6 train" in notes(tmp_path)
+    assert "several splits" not in notes(tmp_path)
+
+
 def test_shapenetcore_with_its_table(tmp_path):
     models = [("02691156", "a1", "train"), ("02691156", "b2", "val"), ("03001627", "a1", "test")]
     tree(tmp_path, [f"{synset}/{model}/models/model_normalized.obj" for synset, model, _ in models])
@@ -432,6 +448,8 @@ def test_tables_are_classes(tmp_path, name, text):
         ("a.json", '{"0": "train", "1": "train", "2": "test", "3": "test"}'),
         ("labels.csv", "file,label\n0.off,bed\n"),
         ("labels.csv", "file,label\na.off,bed\nb.off,bed\n"),
+        ("labels.csv", "label,weight\nbed,0.5\nbed,1.7\nlamp,2.25\nlamp,3.5e-05\n"),  # not 0.off
+        ("labels.csv", "file,label\n0,bed\n0.off,bed\nmeshes/0,bed\n"),  # one of four
         ("labels.csv", ""),
         ("a.json", "[1, [2]]"),
     ],
@@ -440,6 +458,29 @@ def test_tables_that_are_no_classes(tmp_path, name, text):
     tree(tmp_path, [f"meshes/{i}.off" for i in range(4)])
     (tmp_path / name).write_text(text)
     assert "no classes: meshes is the only folder" in notes(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".json"])
+def test_predictions_are_no_classes(tmp_path, ending):
+    tree(tmp_path, [f"{i}.off" for i in range(4)])
+    rows = [{"id": str(i), "class": "bed", "probability": 0.67} for i in range(4)]
+    classes = {"id": "text", "class": "text", "probability": "number", "error": "text"}
+    write_table(tmp_path / f"a{ending}", classes, rows, {"i2pmae": "0.1.0"})
+    parts = {"id": "text", "category": "text", "parts": "text", "error": "text"}
+    rows = [{"id": str(i), "category": "bed", "parts": "leg 9"} for i in range(4)]
+    write_table(tmp_path / f"b{ending}", parts, rows, {"i2pmae": "0.1.0"})
+    assert {shape[1] for shape in found(tmp_path)} == {None}
+    (tmp_path / "labels.csv").write_text("file,label\n0,bed\n1,lamp\n2,bed\n3,lamp\n")
+    assert [shape[1] for shape in found(tmp_path)] == ["bed", "lamp", "bed", "lamp"]
+    assert "another table" not in notes(tmp_path)
+
+
+def test_the_first_of_tables_that_disagree_counts(tmp_path):
+    tree(tmp_path, [f"{i}.off" for i in range(5)])
+    (tmp_path / "a.csv").write_text("file,label\n0,bed\n1,lamp\n2,bed\n3,lamp\n")
+    (tmp_path / "b.csv").write_text("file,label\n0,bed\n1,lamp\n2,lamp\n3,bed\n4,bed\n")
+    assert [shape[1] for shape in found(tmp_path)] == ["bed", "lamp", "bed", "lamp", "bed"]
+    assert "2 shapes have another class in another table: the first table counts" in notes(tmp_path)
 
 
 def test_scanobjectnn_has_a_class_bin(tmp_path):
