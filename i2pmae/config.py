@@ -154,9 +154,14 @@ class EncoderConfig(Config):
                 )
         return self
 
+    @property
+    def least_points(self) -> int:
+        """Points that a cloud must have."""
+        return max(self.n_centers[0], self.group_sizes[0])
+
     def require_points(self, n_points: int, name: str = "--points") -> None:
         """Raise a ConfigError if clouds of `n_points` are too small; `name` is the option's."""
-        least = max(self.n_centers[0], self.group_sizes[0])
+        least = self.least_points
         if n_points < least:
             raise ConfigError(
                 f"{name} {n_points}: the encoder needs {least} points or more "

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2pmae.config import EncoderConfig
-from i2pmae.datasets.coordinates import bounds
 from i2pmae.datasets.meshes import Meshes
 from i2pmae.datasets.oddities import oddities, stored_oddities
 from i2pmae.datasets.source import ShapeSource
 from i2pmae.datasets.upright import mirror_likeness
+from i2pmae.geometry.coordinates import bounds
 
 FEW_POINTS = "few points"  # a kind of finding
 _SPLITS = ("train", "val", "test", "")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from i2pmae.datasets.coordinates import bounds, turned, unit_sphere_of
 from i2pmae.datasets.own import OwnShapes
 from i2pmae.datasets.source import Entry, Shape, shape_generator
 from i2pmae.errors import DataError
@@ -24,6 +23,7 @@ from i2pmae.formats.polygons import Mesh, blocks
 from i2pmae.formats.step import read_step
 from i2pmae.formats.stl import read_stl
 from i2pmae.formats.three_mf import read_3mf
+from i2pmae.geometry.coordinates import bounds, turned, unit_sphere_of
 
 _READERS: dict[str, Callable[[Path], Mesh]] = {
     ".3mf": read_3mf,

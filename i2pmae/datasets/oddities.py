@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from i2pmae.datasets.coordinates import bounds
+from i2pmae.geometry.coordinates import bounds
 
 _FAR = {0.99: 2.0, 0.95: 5.0}  # share of the points, how far the others may lie; real objects stay
 # below 1.3 and 3

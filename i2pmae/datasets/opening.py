@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from i2pmae.datasets.clouds import Clouds, read_cloud
-from i2pmae.datasets.coordinates import Up, usable
 from i2pmae.datasets.few_shot import FewShotEpisode, setting_folders, setting_of
 from i2pmae.datasets.folders import (
     CLOUD_SUFFIXES,
@@ -34,6 +33,7 @@ from i2pmae.datasets.source import SPLIT_NAMES, ShapeSource, SplitError
 from i2pmae.datasets.stored import StoredShapes
 from i2pmae.errors import ConfigError, DataError
 from i2pmae.formats.files import suffix
+from i2pmae.geometry.coordinates import Up, usable
 
 _CLASSES: tuple[type[ShapeSource], ...] = (
     ModelNetHdf5,

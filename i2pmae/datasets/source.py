@@ -14,10 +14,17 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from i2pmae.datasets.coordinates import Up, in_unit_sphere, to_unit_sphere, turned, usable
 from i2pmae.errors import DataError
 from i2pmae.formats.files import require_content, storable
 from i2pmae.formats.polygons import Mesh
+from i2pmae.geometry.coordinates import (
+    Up,
+    finite_rows,
+    in_unit_sphere,
+    to_unit_sphere,
+    turned,
+    usable,
+)
 
 Points = npt.NDArray[np.float32]
 Parts = npt.NDArray[np.uint8]
@@ -274,16 +281,13 @@ class ShapeSource(ABC):
             )
 
     def _keep_finite(self, index: int, coordinates: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The points that are finite; scanners mark pixels without a measurement by NaN."""
+        """The points that are finite; the others are counted."""
         if coordinates.ndim != 2 or coordinates.dtype.kind != "f":
             return coordinates
-        finite = np.isfinite(coordinates[:, :3]).all(axis=1)
-        n_left_out = len(finite) - int(np.count_nonzero(finite))
-        if n_left_out == 0:
+        finite = finite_rows(coordinates)
+        if finite.all():
             return coordinates
-        if n_left_out == len(finite):
-            raise DataError(f"none of its {n_left_out} points is finite. Remove it or replace it.")
-        self.not_finite[index] = n_left_out
+        self.not_finite[index] = len(finite) - int(np.count_nonzero(finite))
         kept: npt.NDArray[Any] = coordinates[finite]
         return kept
 

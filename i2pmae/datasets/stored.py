@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy.typing as npt
 
-from i2pmae.datasets.coordinates import Up
 from i2pmae.datasets.source import Entry, Shape, ShapeSource
 from i2pmae.errors import ConfigError
+from i2pmae.geometry.coordinates import Up
 
 if TYPE_CHECKING:
     from i2pmae.store import StoreReader

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from i2pmae.datasets.coordinates import Up, bounds
+from i2pmae.geometry.coordinates import Up, bounds
 
 _CELLS = 12  # along each side of a shape's box
 _FEWEST_SHAPES = 8

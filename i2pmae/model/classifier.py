@@ -97,7 +97,7 @@ class Classifier(FineTuned):
         """Name the classes of clouds, as files hold them.
 
         Clouds are moved and scaled to the unit sphere, and reduced to as many farthest points as
-        the network was trained on.
+        the network was trained on. Points that are not finite are left out.
 
         Args:
             points: (B, N, 3), or (N, 3) of one cloud, tensor or array, any unit, y up.
@@ -105,6 +105,9 @@ class Classifier(FineTuned):
 
         Returns:
             One entry per cloud.
+
+        Raises:
+            DataError: if a cloud has too few finite points.
         """
         return self.named(self(self.prepared(points)[1]), top)
 

@@ -152,6 +152,7 @@ class Segmenter(FineTuned):
 
         Clouds are moved and scaled to the unit sphere. Of a cloud with more points than the network
         was trained on it sees as many farthest ones; the others take the part of the nearest.
+        Points that are not finite are left out; their parts mean nothing and have probability 0.
 
         Args:
             points: (B, N, 3), or (N, 3) of one cloud, tensor or array, any unit, y up.
@@ -162,9 +163,10 @@ class Segmenter(FineTuned):
 
         Raises:
             ConfigError: if the network does not know the category.
+            DataError: if a cloud has too few finite points.
         """
         place = self._place_of(category)
-        clouds, seen = self.prepared(points)
+        clouds, seen, finite = self.prepared(points)
         nearest = None if seen is clouds else nearest_neighbors(clouds, seen, 1).squeeze(2)
         scores = self(seen, torch.full((len(seen),), place, device=seen.device))
         if self.class_parts:
@@ -174,6 +176,7 @@ class Segmenter(FineTuned):
         probability, parts = scores.softmax(dim=2).max(dim=2)
         if nearest is not None:
             probability, parts = probability.gather(1, nearest), parts.gather(1, nearest)
+        probability = probability * finite
         names = self.part_names or tuple(f"part {k}" for k in range(self.n_parts))
         return [
             NamedParts(of_cloud, names, sure)

@@ -70,7 +70,9 @@ def run(config: EvaluateConfig) -> Evaluation:
     if not by_class and (n := len(sources[0].class_names)) > 1:
         note(
             f"{min(n_classes)} of {n} classes in what is read, too few to classify: halves of "
-            "shapes are told apart instead" + "; read more with --limit" * (config.limit is not None)
+            "shapes are told apart instead"
+            + "; read more with --limit"
+            * (config.limit is not None)
         )
     read = [_encode(config, source, encoders, halves=not by_class) for source in sources]
     protocol = measure_by_class if by_class else measure_by_identification

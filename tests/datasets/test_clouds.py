@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from i2pmae.datasets import clouds, open_source, survey
 from i2pmae.datasets.check import shared_points
 from i2pmae.datasets.clouds import read_cloud
-from i2pmae.datasets.coordinates import to_unit_sphere, usable
 from i2pmae.datasets.source import random_order, shape_generator
 from i2pmae.errors import DataError
+from i2pmae.geometry.coordinates import to_unit_sphere, usable
 
 from ..mutations import damaged
 

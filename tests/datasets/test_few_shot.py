@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from i2pmae.datasets import few_shot_episode, few_shot_folds, open_source
-from i2pmae.datasets.coordinates import to_unit_sphere
 from i2pmae.datasets.few_shot import setting_folders, setting_of
 from i2pmae.errors import DataError
+from i2pmae.geometry.coordinates import to_unit_sphere
 
 
 def test_an_episode_has_both_splits(write, tmp_path):

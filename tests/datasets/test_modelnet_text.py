@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from i2pmae.datasets import detect_layout, open_source
-from i2pmae.datasets.coordinates import to_unit_sphere
 from i2pmae.datasets.hdf5 import MODELNET40_NAMES
+from i2pmae.geometry.coordinates import to_unit_sphere
 
 
 def parsed(file):

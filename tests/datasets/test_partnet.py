@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from i2pmae.datasets import open_source
-from i2pmae.datasets.coordinates import to_unit_sphere
 from i2pmae.errors import DataError
+from i2pmae.geometry.coordinates import to_unit_sphere
 
 
 def test_objects_are_their_samples_not_their_parts(write, tmp_path):

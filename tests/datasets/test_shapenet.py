@@ -1,7 +1,7 @@
 import numpy as np
 
 from i2pmae.datasets import open_source
-from i2pmae.datasets.coordinates import to_unit_sphere
+from i2pmae.geometry.coordinates import to_unit_sphere
 
 
 def test_taxonomies_are_the_classes(write, tmp_path):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from i2pmae.datasets import open_source
-from i2pmae.datasets.coordinates import to_unit_sphere
 from i2pmae.datasets.shapenetpart import PART_RANGES
 from i2pmae.errors import DataError
+from i2pmae.geometry.coordinates import to_unit_sphere
 
 
 def parsed(file):

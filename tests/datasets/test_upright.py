@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from i2pmae.datasets import open_source
-from i2pmae.datasets.coordinates import turned
 from i2pmae.datasets.upright import guess_up, mirror_likeness
+from i2pmae.geometry.coordinates import turned
 
 
 def chair(rng):

@@ -142,6 +142,10 @@ def test_parts_are_named_for_every_point(named, clouds):
     torch.testing.assert_close(found[0].probability, scores[0].amax(dim=1))
     (alone,) = named.predict(points[0], 1)
     assert torch.equal(alone.parts, found[0].parts)
+    points[1, :9] = torch.nan
+    probability = named.predict(points, "mug")[1].probability
+    assert probability[:9].tolist() == [0] * 9
+    assert (probability[9:] > 0).all()
 
 
 def test_more_points_than_it_was_trained_on_take_the_part_of_the_nearest(named, clouds):

@@ -305,3 +305,5 @@ def test_a_classifier_names_clouds_in_any_unit(classifier):
     assert other.name == one.name
     assert other.probability == pytest.approx(one.probability, abs=1e-3)
     assert sum(probability for _, probability in other.top) == pytest.approx(1, abs=1e-5)
+    (gaps,) = network.predict(np.concatenate([cloud, np.full((20, 3), np.nan)]))
+    assert gaps.probability == pytest.approx(one.probability, abs=1e-5)

@@ -63,6 +63,18 @@ def usable(coordinates: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return xyz
 
 
+def finite_rows(coordinates: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) of (n, 3 or more) numbers are finite points; scanners mark gaps by NaN.
+
+    Raises:
+        DataError: if there are rows, and none of them is.
+    """
+    finite: npt.NDArray[np.bool_] = np.isfinite(coordinates[:, :3]).all(axis=1)
+    if len(finite) and not finite.any():
+        raise DataError(f"none of its {len(finite)} points is finite. Remove it or replace it.")
+    return finite
+
+
 def bounds(points: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The lowest and highest corner (3,) of points (n, 3), column by column.
 

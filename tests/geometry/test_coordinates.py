@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2pmae.datasets.coordinates import to_unit_sphere, unit_sphere_of, usable
 from i2pmae.errors import DataError
+from i2pmae.geometry.coordinates import to_unit_sphere, unit_sphere_of, usable
 
 
 def test_unit_sphere_by_hand():
