@@ -18,7 +18,7 @@ from i2pmae.checkpoints.networks import load_classifier, load_segmenter
 from i2pmae.config import AugmentConfig, FinetuneConfig, PredictConfig
 from i2pmae.datasets import Shape, ShapeSource
 from i2pmae.device import pick_device, pick_dtype
-from i2pmae.errors import CheckpointError, ConfigError, DataError
+from i2pmae.errors import CheckpointError, ConfigError, DataError, one_line
 from i2pmae.evaluation.clouds import with_points
 from i2pmae.evaluation.metrics import (
     accuracy,
@@ -36,6 +36,7 @@ from i2pmae.geometry.sampling import farthest_points
 from i2pmae.geometry.transforms import augment
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.segmenter import Segmenter
+from i2pmae.progress import warn
 from i2pmae.training.labeled import Batch
 from i2pmae.training.prediction import Prediction, Voting, predict
 from i2pmae.training.seeding import step_seed
@@ -55,6 +56,7 @@ class ClassFigures(TypedDict):
     per_class: dict[str, float]
     classes: list[str]
     confusion: list[list[int]]  # shapes by true and by predicted class
+    unknown: dict[str, int]  # more labeled shapes, by class: those that the network does not know
 
 
 @final
@@ -186,11 +188,15 @@ class ClassPredictor(Predictor[Classifier]):
     def measure(self, rows: Iterable[Row]) -> ClassFigures | None:
         """Figures of all rows; None without labels."""
         places = {name: place for place, name in enumerate(self.names)}
-        pairs = [
-            (places[row["true_class"]], places[row["class"]])
-            for row in rows
-            if row.get("true_class") in places and row.get("class") in places
-        ]
+        named = [(row["true_class"], row["class"]) for row in rows if row.get("true_class")]
+        unknown = Counter(true for true, _ in named if true not in places)
+        if unknown:
+            which = one_line(", ".join(f"{name} {n}" for name, n in unknown.most_common()), 120)
+            warn(
+                f"{unknown.total()} of {len(named)} labeled shapes are of classes that the network "
+                f"does not know ({which}): they do not count in the accuracy"
+            )
+        pairs = [(places[true], places[found]) for true, found in named if true in places]
         if not pairs:
             return None
         truth, predicted = np.array(pairs, dtype=np.int64).T
@@ -210,6 +216,7 @@ class ClassPredictor(Predictor[Classifier]):
             "per_class": per_class,
             "classes": list(self.names),
             "confusion": confusion(predicted, truth, len(self.names)).tolist(),
+            "unknown": dict(unknown),
         }
 
 

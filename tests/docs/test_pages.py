@@ -25,6 +25,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import i2pmae.stages
 from i2pmae.cli import main
+from i2pmae.datasets import clouds
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -238,5 +239,8 @@ def test_every_block_says_its_language(page):
 
 
 def test_every_extra_is_explained():
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs" / "install.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == EXTRAS.keys()
+    (kinds,) = re.findall(r"^\| `clouds` \| point clouds in (.*) files \|", page, re.MULTILINE)
+    assert {f".{kind.lower()}" for kind in kinds.split(" and ")} == clouds._PACKAGES.keys()

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,20 @@ def test_labels_give_accuracy_and_confusion(classifier, folder, tmp_path):
     assert figures["mean_class_accuracy"] == pytest.approx(
         np.mean([*figures["per_class"].values()])
     )
+
+
+def test_labels_that_the_network_does_not_know_are_counted(classifier, folder, tmp_path, capsys):
+    for kind, names in {"ball": ["a"], "lamp": ["b", "c"]}.items():
+        (tmp_path / "shapes" / kind).mkdir(parents=True)
+        for name in names:
+            shutil.copy(folder / "ball" / "ball_0.stl", tmp_path / "shapes" / kind / f"{name}.stl")
+    figures = run(classifier, tmp_path / "shapes", tmp_path / "p.csv")["figures"]
+    assert (figures["n_labeled"], figures["unknown"]) == (1, {"lamp": 2})
+    assert (
+        "warning: 2 of 3 labeled shapes are of classes that the network does not know (lamp 2): "
+        "they do not count in the accuracy"
+    ) in capsys.readouterr().err
+    assert run(classifier, folder, tmp_path / "p.csv", on_error="skip")["figures"]["unknown"] == {}
 
 
 def test_parquet_holds_the_same(classifier, folder, tmp_path):
