@@ -10,6 +10,9 @@ from i2pmae.datasets.reading import read_ahead, read_each
 from i2pmae.datasets.source import ShapeSource
 from i2pmae.errors import DataError
 
+_FEW = 0.05  # share of the shapes that are left out rather than cut the others
+_MANY = 10  # shapes, of which one may be an exception
+_CLOSE = 0.9  # of a number of points: nearly as many
 _SAMPLE = 16  # shapes that are read to see whether their headers are right
 
 
@@ -122,8 +125,10 @@ def survey_headers(
 def shared_points(n_points: Mapping[int, int]) -> tuple[int, dict[int, str]]:
     """How many points the shapes of a set share, and which shapes have too few of them.
 
-    A shape has too few if it has less than half of the median; so a small one never cuts the
-    others.
+    A shape has too few if it has less than half of the median. So have a few others, up to 5% or
+    one of ten, if all but these have 90% of the median: then that is the number, and the few would
+    cut it by more than 10%. Where numbers differ widely, there is no such number, and nobody
+    is left out but by the first rule.
 
     Args:
         n_points: of each shape, by index; at least one.
@@ -137,6 +142,15 @@ def shared_points(n_points: Mapping[int, int]) -> tuple[int, dict[int, str]]:
         for index, n in n_points.items()
         if 2 * n < usual
     }
+    others = {index: n for index, n in n_points.items() if index not in small}
+    most = min(n for n in others.values() if n >= _CLOSE * usual)
+    n_below = sum(n < most for n in others.values())
+    if len(n_points) >= _MANY and n_below <= max(1, _FEW * len(n_points)):
+        small |= {
+            index: f"{n} points, where nearly all shapes have {most} or more"
+            for index, n in others.items()
+            if n < _CLOSE * most
+        }
     return min(n for index, n in n_points.items() if index not in small), small
 
 

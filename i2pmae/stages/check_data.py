@@ -93,7 +93,6 @@ def run(config: CheckDataConfig) -> Result:
             except DataError as error:
                 bad[index] = str(error)
             progress.advance(1)
-    counts = [seen.n_points for seen in looks.values()]
     n_points = {index: seen.n_loaded for index, seen in looks.items()}
     not_finite = {index: n for index, n in source.not_finite.items() if index in looks}
     found = Survey(bad, n_points, not_finite)
@@ -119,7 +118,7 @@ def run(config: CheckDataConfig) -> Result:
         "usable": len(looks),
         "splits": dict(Counter(name or "none" for name in source.splits)),
         "classes": count_classes(source),
-        "points": None if isinstance(source, Meshes) else spread(counts),
+        "points": None if isinstance(source, Meshes) else spread([v.n_points for v in looks.values()]),
         "stored_points": shared,
         "range": ranges(looks),
         "size": spread([float((v.high - v.low).max()) for v in looks.values()]),
@@ -211,6 +210,7 @@ def _show(result: Result) -> None:
             ["shapes", f"{result['shapes']}"],
             ["cannot be used", f"{len(result['bad'])}"],
             ["points per shape", "drawn from surfaces" if points is None else _text(points)],
+            ["stored by extract-2d", f"{result['stored_points']} of every shape"],
             *([axis, f"{low:.4g} to {high:.4g}"] for axis, (low, high) in result["range"].items()),
             ["size", _text(size)],
             ["up", "unclear" if up is None else f"{up['axis']}, as it seems: {up['reason']}"],

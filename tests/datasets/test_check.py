@@ -52,6 +52,14 @@ def test_indices_choose_shapes(folder):
         ([8192, 5000, 8192, 4095], 5000, [3]),
         ([10] * 5 + [3000], 10, []),
         ([7], 7, []),
+        ([3000] * 9 + [1501], 3000, [9]),  # nearly all have as many
+        ([3000] * 9 + [2800], 2800, []),
+        ([3000] * 8 + [1501] * 2, 1501, []),
+        ([3000] * 8 + [1501], 1501, []),  # of few shapes nobody is an exception
+        ([3000] * 57 + [2900, 1501, 1600, 1700], 2900, [58, 59, 60]),
+        (range(2000, 4000, 20), 2000, []),  # no number that nearly all have
+        ([*range(2000, 4000, 20), 1501], 1501, []),
+        ([*range(2000, 4000, 20), 900], 2000, [100]),
     ],
 )
 def test_a_small_shape_never_cuts_the_others(counts, shared, small):

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 
 import h5py
@@ -221,6 +222,7 @@ def test_the_command_prints_tables_or_one_object(folder, monkeypatch, capsys):
     save(folder, "chair/test/y", cloud(0)[:30])
     code, out, _ = command(monkeypatch, capsys, folder)
     assert code == 0
+    assert re.search(r"stored by extract-2d +\d+ of every shape", out)
     assert "few points" in out
     assert "Shapes per class" in out
     code, out, _ = command(monkeypatch, capsys, folder, "--json", "--layout", "clouds")
