@@ -93,9 +93,9 @@ def run(config: CheckDataConfig) -> Result:
             except DataError as error:
                 bad[index] = str(error)
             progress.advance(1)
-    n_points = {index: seen.n_loaded for index, seen in looks.items()}
+    counts = [seen.n_points for seen in looks.values()]
     not_finite = {index: n for index, n in source.not_finite.items() if index in looks}
-    found = Survey(bad, n_points, not_finite)
+    found = Survey(bad, {i: seen.n_loaded for i, seen in looks.items()}, not_finite)
     if not looks:
         first = next(iter(found.bad.values()))
         raise DataError(
@@ -118,7 +118,7 @@ def run(config: CheckDataConfig) -> Result:
         "usable": len(looks),
         "splits": dict(Counter(name or "none" for name in source.splits)),
         "classes": count_classes(source),
-        "points": None if isinstance(source, Meshes) else spread([v.n_points for v in looks.values()]),
+        "points": None if isinstance(source, Meshes) else spread(counts),
         "stored_points": shared,
         "range": ranges(looks),
         "size": spread([float((v.high - v.low).max()) for v in looks.values()]),
