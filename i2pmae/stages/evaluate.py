@@ -68,11 +68,10 @@ def run(config: EvaluateConfig) -> Evaluation:
     n_classes = [len({*source.labels} - {-1}) for source in sources]
     by_class = n_classes[0] >= 2 and n_classes[-1] >= 1
     if not by_class and (n := len(sources[0].class_names)) > 1:
+        more = "" if config.limit is None else "; read more with --limit"
         note(
             f"{min(n_classes)} of {n} classes in what is read, too few to classify: halves of "
-            "shapes are told apart instead"
-            + "; read more with --limit"
-            * (config.limit is not None)
+            f"shapes are told apart instead{more}"
         )
     read = [_encode(config, source, encoders, halves=not by_class) for source in sources]
     protocol = measure_by_class if by_class else measure_by_identification
