@@ -23,3 +23,8 @@ def absolute_path(path: str | Path) -> Path:
     """A path from the root, without `.` and `..`; links are followed only where `..` needs it."""
     path = Path(path).absolute()
     return Path(os.path.realpath(path)) if ".." in path.parts else path
+
+
+def absolute_if_there(path: Path) -> str:
+    """An existing path from the root; URLs and words that need no files as they are."""
+    return str(absolute_path(path) if path.exists() else path)

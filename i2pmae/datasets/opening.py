@@ -219,10 +219,21 @@ def require_labels(path: str | Path, split: str, labels: Sequence[int], purpose:
         )
 
 
-def keeps_first_points(layout: str) -> bool:
-    """Whether shapes of a published layout are the first points of their files."""
+def read_like(source: ShapeSource, layout: str, *, stored: bool) -> None:
+    """Have the points of a file chosen and scaled like those of a data set, to find shapes in it.
+
+    Args:
+        source: the file.
+        layout: of the data set.
+        stored: whether its points come from a store, where all are scaled to the unit sphere.
+    """
     kind = _SOURCES.get(layout)
-    return kind is not None and not kind.shuffled and not issubclass(kind, OwnShapes)
+    if kind is None or issubclass(kind, OwnShapes | StoredShapes):
+        return
+    source.in_order = not kind.shuffled
+    if not stored:
+        source.unit_sphere = kind.unit_sphere  # type: ignore[misc]
+        source.normalized_points = kind.normalized_points  # type: ignore[misc]
 
 
 def _own_files(files: Sequence[Path], layout: str) -> Located:

@@ -28,6 +28,10 @@ class StoredShapes(ShapeSource):
         layouts: classes of data sets by layout: the stored one's recipe and published settings
             are those of its class.
 
+    Attributes:
+        stored_layout: layout of the data set that the store was made from.
+        stored_points: points of every stored shape.
+
     Raises:
         StoreError: if there is no finished store.
     """
@@ -56,7 +60,8 @@ class StoredShapes(ShapeSource):
         self.part_names = reader.info.part_names
         if self.part_names is not None:
             self.class_parts = tuple(map(tuple, recorded.get("class_parts") or ()))
-        if published := layouts.get(str(recorded.get("layout"))):
+        self.stored_layout, self.stored_points = str(recorded.get("layout")), reader.n_points
+        if published := layouts.get(self.stored_layout):
             self.recipe, self.svm_c = published.recipe, published.svm_c
             self.train_splits = published.train_splits  # type: ignore[misc]
         if self.svm_points is not None:

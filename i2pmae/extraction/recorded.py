@@ -17,7 +17,7 @@ from i2pmae.image_model import ImageModelInfo
 from i2pmae.image_model.weights import is_file_name
 from i2pmae.store.metadata import StoreInfo
 from i2pmae.store.quantize import RELATIVE_STEP
-from i2pmae.urls import absolute_path
+from i2pmae.urls import absolute_if_there, absolute_path
 from i2pmae.version import __version__
 
 # Settings that a store may bring to its own repair: they decide what is computed, and nothing else.
@@ -85,7 +85,7 @@ def provenance(config: ExtractConfig, source: ShapeSource, model: ImageModelInfo
     settings = {key: value for key, value in to_plain(config).items() if key not in _NO_INFLUENCE}
     settings["image_model"]["pretrained"] = _from_anywhere(config.image_model.pretrained)
     return {
-        "source": str(absolute_path(config.data) if config.data.exists() else config.data),
+        "source": absolute_if_there(config.data),
         "source_times": source.times(),
         "finetune_recipe": source.recipe,
         "class_parts": source.class_parts,

@@ -15,6 +15,7 @@ from i2pmae.checkpoints.names import file_of, recorded
 from i2pmae.checkpoints.networks import load_encoder
 from i2pmae.config import EmbedConfig
 from i2pmae.datasets import Shape, ShapeSource
+from i2pmae.datasets.stored import StoredShapes
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import DataError
 from i2pmae.evaluation.clouds import CloudReader, open_clouds
@@ -28,7 +29,7 @@ from i2pmae.evaluation.vectors import FORMATS, Vectors, write_vectors
 from i2pmae.image_model.weights import file_hash
 from i2pmae.progress import note
 from i2pmae.training.run_folder import run_lock
-from i2pmae.urls import absolute_path
+from i2pmae.urls import absolute_if_there
 from i2pmae.version import __version__
 
 _N_DRAWN = 6  # shapes
@@ -123,7 +124,7 @@ def run(config: EmbedConfig) -> Result:
                 ids=[source.ids[index] for index in kept],
                 labels=np.array([source.labels[index] for index in kept], dtype=np.int64),
                 splits=[source.splits[index] for index in kept],
-                paths=[str(source.entries[index].file) for index in kept],
+                paths=[absolute_if_there(source.entries[index].file) for index in kept],
                 vectors=vectors,
                 class_names=source.class_names,
                 settings={**settings, "points": n_points},
@@ -164,13 +165,17 @@ def _draw(config: EmbedConfig, source: ShapeSource, dense: DenseFiles, kept: lis
 
 def _settings(config: EmbedConfig, source: ShapeSource) -> dict[str, object]:
     """How the vectors were made, for `i2pmae similar` and for people."""
-    there = config.data.exists()
+    stored = {}
+    if isinstance(source, StoredShapes):
+        stored = {"stored_layout": source.stored_layout, "stored_points": source.stored_points}
     return {
         **kept_settings(config),
         "checkpoint": recorded(config.checkpoint),
         "checkpoint_sha256": file_hash(file_of(config.checkpoint)),
-        "data": str(absolute_path(config.data) if there else config.data),
+        **stored,
+        "data": absolute_if_there(config.data),
         "layout": source.layout,
+        "up": source.up,
         "source_fingerprint": source.fingerprint(),
         "i2pmae": __version__,
     }

@@ -13,7 +13,8 @@ from i2pmae.checkpoints.names import file_of
 from i2pmae.checkpoints.networks import load_encoder
 from i2pmae.config import SimilarConfig
 from i2pmae.datasets import open_source
-from i2pmae.datasets.opening import keeps_first_points
+from i2pmae.datasets.opening import read_like
+from i2pmae.datasets.stored import StoredShapes
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import CheckpointError, DataError
 from i2pmae.evaluation.clouds import SOURCE_POINTS, CloudReader
@@ -165,14 +166,23 @@ def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
             "again"
         )
     n_points = int(settings["points"])
+    is_stored = settings["layout"] == StoredShapes.layout
+    if is_stored and "stored_layout" not in settings:  # in older files
+        raise DataError(
+            f"{config.vectors} does not say what its store was made of. Write it again with i2pmae "
+            "embed to search for files."
+        )
     source = open_source(
         config.query,
         split="all",
-        points=max(SOURCE_POINTS, n_points),
+        points=int(settings["stored_points"]) if is_stored else max(SOURCE_POINTS, n_points),
         seed=int(settings["seed"]),
         up=settings.get("up", "y"),
     )
-    source.in_order = keeps_first_points(str(settings["layout"]))  # so that a shape's file finds it
+    # so that a shape's file finds it
+    read_like(source, str(settings["stored_layout" if is_stored else "layout"]), stored=is_stored)
+    if source.unit_sphere == "never":
+        note(f"{config.query}: not scaled, as the shapes of {config.vectors} were not")
     if len(source) != 1:
         raise DataError(f"{config.query} holds {len(source)} shapes. Give a file that holds one.")
     device = pick_device(config.device)
@@ -205,7 +215,7 @@ def _draw(
             layout=settings["layout"],
             prefer=settings.get("prefer"),
             classes=settings.get("classes", "auto"),
-            up=settings.get("up", "y"),
+            up="y" if settings["layout"] == StoredShapes.layout else settings.get("up", "y"),
             split=settings.get("split", "all"),
             points=_DRAWN_POINTS,
             seed=int(settings["seed"]),

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,9 +13,9 @@ from i2pmae.cli import main
 from i2pmae.config import EmbedConfig, SimilarConfig
 from i2pmae.errors import CheckpointError, DataError
 from i2pmae.evaluation.vectors import read_vectors, write_vectors
-from i2pmae.stages import embed, similar
+from i2pmae.stages import embed, extract_2d, similar
 
-from ..conftest import TINY_ENCODER
+from ..conftest import TINY_ENCODER, extract_config
 
 
 @pytest.fixture(autouse=True)
@@ -119,12 +120,60 @@ def test_copies_of_a_shape_are_named_apart_and_never_a_find(untrained, folder, t
     assert find(out, shapes / "box" / "box_1.stl")["duplicates"] == ["box/again", "box/box_1"]
 
 
+def test_the_same_file_is_known_from_another_folder(untrained, folder, tmp_path, monkeypatch):
+    out = tmp_path / "v.npz"
+    monkeypatch.chdir(folder.parent)
+    embed.run(EmbedConfig(checkpoint=untrained, data=Path(folder.name), out=out, points=256))
+    assert read_vectors(out).paths[0] == str(folder / "ball" / "ball_0.stl")
+    monkeypatch.chdir(folder)
+    assert find(out, "box/box_1.stl")["duplicates"] == ["box/box_1"]
+
+
 def test_the_picture_shows_the_shapes(vectors, folder, tmp_path):
     picture = tmp_path / "new" / "similar.png"
     found = find(vectors, "box/box_1", picture=picture)
     assert found["picture"] == str(picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
     find(vectors, folder / "box" / "box_0.stl", picture=picture, up="z", top=1)
+
+
+def test_a_file_is_turned_and_chosen_as_those_of_a_store_were(untrained, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "files").mkdir()
+    for number in range(10):
+        cloud = rng.standard_normal((600, 3)) * rng.uniform(0.1, 1, 3)
+        np.save(tmp_path / "files" / f"{number}.npy", cloud[cloud[:, 2].argsort()])  # no sample
+    extract_2d.run(
+        extract_config(tmp_path / "s.zarr", data=tmp_path / "files", up="z", split="all")
+    )
+    out = tmp_path / "v.npz"
+    embed.run(EmbedConfig(checkpoint=untrained, data=tmp_path / "s.zarr", out=out, points=256))
+    for name in "357":
+        picture = tmp_path / "p.png" if name == "3" else None
+        found = find(out, tmp_path / "files" / f"{name}.npy", top=1, picture=picture)
+        assert name in [*found["duplicates"], found["neighbors"][0]["id"]]
+    values = read_vectors(out)
+    settings = {key: value for key, value in values.settings.items() if key != "stored_layout"}
+    write_vectors(tmp_path / "old.npz", values._replace(settings=settings))
+    with pytest.raises(DataError, match="does not say what its store was made of"):
+        find(tmp_path / "old.npz", tmp_path / "files" / "3.npy")
+    assert find(tmp_path / "old.npz", "3")["neighbors"]
+
+
+def test_a_scan_that_is_read_without_scaling_is_found_by_its_file(untrained, tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    clouds = (rng.random((10, 600, 3)) * rng.uniform(0.1, 0.6, (10, 1, 3)) + 0.2).astype("f4")
+    folder = tmp_path / "main_split"
+    folder.mkdir()
+    for name, rows in {"training": slice(5), "test": slice(5, 10)}.items():
+        with h5py.File(folder / f"{name}_objectdataset.h5", "w") as file:
+            file["data"], file["label"] = clouds[rows], np.arange(5) % 2
+    out = tmp_path / "v.npz"
+    embed.run(EmbedConfig(checkpoint=untrained, data=tmp_path, out=out, points=256))
+    np.save(tmp_path / "query.npy", clouds[7])
+    found = find(out, tmp_path / "query.npy")
+    assert found["duplicates"] == ["test_objectdataset/00002"]
+    assert "query.npy: not scaled" in capfd.readouterr().err
 
 
 def test_shapes_to_draw_may_have_moved(vectors, folder, tmp_path):
