@@ -13,6 +13,8 @@ from i2pmae.errors import DataError
 Up = Literal["x", "y", "z"]
 
 _MOST_COLUMNS = 256  # of a point; a row of more is rather one coordinate of many points
+# Of fewer rows than these, with more columns than so many each, the columns are the points.
+_FEW_ROWS = ((10, 2), (20, 10))
 
 
 def usable(coordinates: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -39,7 +41,7 @@ def usable(coordinates: npt.NDArray[Any]) -> npt.NDArray[Any]:
             "Store one point a row."
         )
     rows, columns = coordinates.shape
-    if rows < columns > _MOST_COLUMNS or (3 <= rows < 10 and columns > 2 * rows):
+    if rows < columns > next((n * rows for few, n in _FEW_ROWS if 3 <= rows < few), _MOST_COLUMNS):
         raise DataError(
             f"holds an array of shape {coordinates.shape}; expected one point a row: (points, 3 or "
             "more columns). Transpose it, as numpy.save(FILE, numpy.load(FILE).T) does."

@@ -42,6 +42,7 @@ def test_unit_sphere_refuses_what_rounding_has_merged():
         (np.zeros((2, 4, 3)), "holds 2 clouds of 4 points; expected one"),
         (np.zeros((3, 2048)), r"expected one point a row.*Transpose it"),
         (np.zeros((6, 100)), "Transpose it"),
+        (np.zeros((12, 200)), "Transpose it"),
         (np.zeros((100, 700)), "Transpose it"),
         (np.zeros((4, 3), complex), "holds complex128"),
         (np.zeros((4, 3), object), "holds object"),
@@ -52,6 +53,11 @@ def test_unit_sphere_refuses_what_rounding_has_merged():
 def test_clouds_that_cannot_be_used(values, reason):
     with pytest.raises(DataError, match=reason):
         usable(values)
+
+
+@pytest.mark.parametrize("shape", [(2, 100), (9, 18), (12, 100), (20, 256)])
+def test_few_points_may_have_many_columns(shape):
+    assert len(usable(np.random.default_rng(0).random(shape))) == shape[0]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int32", "uint8", ">f4", ">f8"])
