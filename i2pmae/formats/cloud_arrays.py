@@ -28,6 +28,9 @@ _NO_POINTS = re.compile(
     r"n|(.*_)?(normal|colou?r|rgba?|label|feat(ure)?|seg|part|instance|face|edge|triangle|sdf|occ"
     r"|grad(ient)?|tangent|uv|weight|box|bbox|camera|pose|mask|rotation|noise)s?(_.*)?"
 )
+# Names of the arrays of a mesh.
+_CORNERS = re.compile(r"(.*_)?(vertices|verts|vertex|v|pos)")
+_FACES = re.compile(r"(.*_)?(faces?|f|tris?|triangles?)")
 _MOST_MEMBERS = 256  # of an archive that are looked at
 _CAMERAS = ((2, 3), (3, 3), (3, 4), (4, 3), (4, 4))  # shapes of their matrices
 _UNPACKED_FREELY = 1 << 26  # bytes that an archive may unpack to, however small it is
@@ -101,7 +104,11 @@ def _rows(header: NpyHeader) -> int | None:
 
 
 def cloud_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]:
-    """Which arrays of an archive are the cloud: one, or x, y and z; none if that is not clear."""
+    """Which arrays of an archive are the cloud: one, or x, y and z; none if that is not clear.
+
+    Raises:
+        DataError: if they are a mesh.
+    """
     found = _members(archive, file)
     clouds = [name for name, (_, header) in found.items() if _kind(header) == "cloud"]
     known = [name for name in _ARRAY_NAMES if name in clouds]
@@ -112,9 +119,24 @@ def cloud_members(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]
     if not known and len(clouds) > 1:
         clouds = [name for name in clouds if not _NO_POINTS.fullmatch(name)]
     if known or len(clouds) == 1:
-        return [found[(known or clouds)[0]][0]]
+        chosen = (known or clouds)[0]
+        _refuse_mesh(chosen, found, file)
+        return [found[chosen][0]]
     # Reading the only one says what is wrong with it.
     return [member for member, _ in found.values()] if len(found) == 1 and not clouds else []
+
+
+def _refuse_mesh(
+    chosen: str, found: Mapping[str, tuple[zipfile.ZipInfo, NpyHeader]], file: Path
+) -> None:
+    """Refuse corners of faces: a mesh has few points where it is flat, so they are no sample."""
+    for name, (_, header) in found.items():
+        is_faces = _FACES.fullmatch(name) and header.dtype.kind in "iu" and len(header.shape) == 2
+        if is_faces and _CORNERS.fullmatch(chosen):
+            raise DataError(
+                f"{file} holds a mesh, the arrays {chosen} and {name}; expected a cloud. Save it "
+                "as .ply or .obj, or add points of its surface as 'points'."
+            )
 
 
 def archive_kind(archive: zipfile.ZipFile, file: Path) -> ArrayKind:

@@ -42,6 +42,7 @@ class _Form(NamedTuple):
     delimiter: str | None
     decimal_comma: bool
     columns: tuple[int, ...] | None  # that are x, y, z; None: all are read
+    names: tuple[str, ...] = ()  # of columns, as the line before the numbers may tell
 
 
 def read_text_cloud(file: Path) -> npt.NDArray[Any]:
@@ -75,7 +76,16 @@ def read_text_cloud(file: Path) -> npt.NDArray[Any]:
             f"{file} holds {len(points)} points, its first line promises {form.n_promised}: it is "
             "cut short or damaged. Export it again."
         )
-    return points[:, 1:] if form.columns is None and _is_numbered(points) else points
+    if form.columns is not None:
+        return points
+    n_columns = points.shape[1]
+    points = points[:, 1:] if _is_numbered(points) else points
+    if len(form.names) == n_columns and points.shape[1] > 3:
+        raise DataError(
+            f"{file} names its columns {one_line(', '.join(form.names), 60)}; expected x, y and z "
+            "among them. Rename those of the coordinates, or remove this line if they come first."
+        )
+    return points
 
 
 def _is_numbered(points: npt.NDArray[np.float64]) -> bool:
@@ -107,6 +117,7 @@ def looks_like_points(stream: IO[bytes]) -> bool:
 def _form(lines: list[str]) -> _Form | None:
     """The form of a table that begins so; None if no numbers come."""
     columns: tuple[int, ...] | None = None
+    names: tuple[str, ...] = ()
     n_promised = None
     for number, line in enumerate(lines):
         content = line.strip()
@@ -116,7 +127,7 @@ def _form(lines: list[str]) -> _Form | None:
             n_promised = int(content)
             continue
         for delimiter, decimal_comma in _SEPARATORS:
-            form = _Form(number, n_promised, delimiter, decimal_comma, columns)
+            form = _Form(number, n_promised, delimiter, decimal_comma, columns, names)
             counted = _counted_columns(content, lines[number + 1 :], delimiter)
             if counted is not None:
                 columns = counted
@@ -125,16 +136,22 @@ def _form(lines: list[str]) -> _Form | None:
                 if columns is None and delimiter and content.endswith(delimiter):
                     return form._replace(columns=(0, 1, 2))
                 return form
-        columns = _named_columns(content) or columns
+        names = _names(content)
+        columns = _named_columns(names) or columns
+        is_sentence = content.startswith(("#", "//")) and not re.search("[,;\t]", content)
+        if is_sentence or any(re.match(r"[-+.]?\d", name) for name in names):
+            names = ()
     return None
 
 
-def _named_columns(header: str) -> tuple[int, ...] | None:
-    """Places of x, y and z in a line of names, if it has them."""
-    names = [
-        re.sub(r"[\[(].*", "", name).strip(" \"'").lower()
-        for name in re.split(r"\s*[,;\t]\s*|\s+(?![\[(])", header.lstrip("#/ "))
-    ]
+def _names(header: str) -> tuple[str, ...]:
+    """The words of a line, as names of columns."""
+    names = re.split(r"\s*[,;\t]\s*|\s+(?![\[(])", header.lstrip("#/ "))
+    return tuple(re.sub(r"[\[(].*", "", name).strip(" \"'").lower() for name in names)
+
+
+def _named_columns(names: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Places of x, y and z among names, if they are there."""
     places = [
         next((place for place, name in enumerate(names) if axis.fullmatch(name)), None)
         for axis in _AXES

@@ -55,6 +55,18 @@ def test_the_only_array_of_an_archive_that_may_be_points(tmp_path):
         read_cloud(tmp_path / "b.npz")
 
 
+@pytest.mark.parametrize("names", [("vertices", "faces"), ("v", "f"), ("mesh_verts", "triangles")])
+def test_a_mesh_in_an_archive_is_no_cloud(tmp_path, names):
+    arrays = dict(zip(names, (POINTS, np.arange(39).reshape(13, 3)), strict=True))
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=f"a mesh, the arrays {names[0]} and {names[1]}; expected"):
+        read_cloud(tmp_path / "a.npz")
+    with pytest.raises(DataError, match="holds a mesh"):
+        open_source(tmp_path).load(0)
+    np.savez(tmp_path / "a.npz", **arrays, points=POINTS + 1)
+    np.testing.assert_array_equal(read_cloud(tmp_path / "a.npz"), POINTS + 1)
+
+
 @pytest.mark.parametrize("names", ["xyz", "XYZ"])
 @pytest.mark.parametrize("shape", [(40,), (40, 1), (5, 8)])
 def test_coordinates_in_arrays_of_their_own(tmp_path, names, shape):

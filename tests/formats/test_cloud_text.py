@@ -46,6 +46,10 @@ def rows(mark=" ", end="\n", more="", comma=False):
         "no,x_mm,y_mm,z_mm\n" + "".join(f"7,{line}\n" for line in rows(",").splitlines()),
         '"x","y","z"\n' + rows('","', '"\n').replace("\n", '\n"').removesuffix('"').join(['"', ""]),
         "x y z\n" + rows(more=" 0.5" * 3000),
+        "x,y,z,1,2\n" + rows(",", more=",7,8"),
+        "east;north;height\n" + rows(";"),
+        "# made by a scanner\n" + rows(more=" 7"),
+        "no,a,b,c\n" + "".join(f"{i},{line}\n" for i, line in enumerate(rows(",").splitlines())),
         "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)\n# 10 points\n"
         + "".join(f"7 {line} 0 0 0 1{' 2 3' * i}\n" for i, line in enumerate(rows().splitlines())),
     ],
@@ -87,6 +91,8 @@ def test_utf16_and_comments_in_other_encodings(tmp_path):
         ("", "is empty"),
         ("1 2\n" * 20, "no numbers"),
         ("\0" * 20, "is binary"),
+        ("intensity,a,b,c\n" + rows(",", more=",7"), "names its columns intensity, a, b, c; expec"),
+        ("id x y height\n" + rows(more=" 7"), "expected x, y and z among them. Rename"),
     ],
 )
 def test_what_is_no_table_of_points(tmp_path, text, reason):
