@@ -36,7 +36,7 @@ from i2pmae.geometry.sampling import farthest_points
 from i2pmae.geometry.transforms import augment
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.segmenter import Segmenter
-from i2pmae.progress import warn
+from i2pmae.progress import note, warn
 from i2pmae.training.labeled import Batch
 from i2pmae.training.prediction import Prediction, Voting, predict
 from i2pmae.training.seeding import step_seed
@@ -167,6 +167,11 @@ class ClassPredictor(Predictor[Classifier]):
             columns |= {f"class_{place}": "text", f"probability_{place}": "number"}
         self.names = self.network.class_names
         self.knows_classes = bool({*self.names} & {*self.source.class_names})
+        if not self.knows_classes and max(self.source.labels) >= 0:
+            known, given = (
+                one_line(", ".join(n), 60) for n in (self.names, self.source.class_names)
+            )
+            note(f"no accuracy: the network knows {known}, and no class of the shapes ({given})")
         return columns | ({"true_class": "text"} if self.knows_classes else {})
 
     def rows(self, shapes: Sequence[Shape], indices: Sequence[int]) -> list[Row]:

@@ -151,7 +151,7 @@ def test_parquet_holds_the_same(classifier, folder, tmp_path):
         assert {name: "" if value is None else str(value) for name, value in row.items()} == text
 
 
-def test_files_stores_and_shapes_without_a_class(classifier, folder, store, tmp_path):
+def test_files_stores_and_shapes_without_a_class(classifier, folder, store, tmp_path, capsys):
     files = [folder / "box" / "box_0.stl", folder / "ball" / "ball_1.stl"]
     run(classifier, files[0], tmp_path / "one.csv")
     assert [row["id"] for row in rows_of(tmp_path / "one.csv")] == ["box_0"]
@@ -164,6 +164,9 @@ def test_files_stores_and_shapes_without_a_class(classifier, folder, store, tmp_
     result = run(classifier, store, tmp_path / "store.csv", limit=3)
     assert result["shapes"] == 3
     assert result["figures"] is None  # other classes
+    assert (
+        "no accuracy: the network knows ball, box, can, and no class of" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("vote", [0, 2])
