@@ -219,7 +219,9 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
         and wanted.class_names == info.class_names
         and not (info.provenance.get("grown") and _relabeled(path, source))
     )
-    if setting_differences(info, as_recorded) or (wanted.settings["limit"] and not is_same):
+    removed = source.removed if isinstance(source, InStoreOrder) else []
+    n_new = len(source) - info.spec.n_shapes
+    if setting_differences(info, as_recorded) or (wanted.settings["limit"] and (n_new or removed)):
         return wanted
     times = info.provenance.get("source_times")
     if is_same and (times == wanted.provenance["source_times"] or (info.complete and not times)):
@@ -228,14 +230,12 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
         _require_unchanged(path, source, info)
     if is_same:
         return wanted
-    removed = source.removed if isinstance(source, InStoreOrder) else []
     removed = [name for name in removed if name not in source.elsewhere]
     if removed:
         note(
             f"{location.text} holds {len(removed)} shapes that are no longer in {source.root} "
             f"({_listed(removed)}); they are kept"
         )
-    n_new = len(source) - info.spec.n_shapes
     if n_new < 0:
         raise StoreError(
             f"{-n_new} shapes that {location.text} still lacks were removed from {source.root}. "

@@ -312,6 +312,16 @@ def test_classes_and_splits_that_have_changed_are_taken_over(data, extract, list
     assert verify.run(extract.path)["ok"]
 
 
+def test_classes_of_the_first_shapes_are_taken_over_and_others_refused(data, extract, listed):
+    extract(limit=5)
+    listed(["table", "chair"])
+    extract(limit=5)
+    assert classes(extract.path)["c0"] == ("table", "train")
+    cloud(data, "a0", 9)  # now among the first five
+    with pytest.raises(StoreError, match="made with other settings"):
+        extract(limit=5)
+
+
 @pytest.mark.parametrize("instant", ["label/c/1", "points/zarr.json"])
 def test_a_store_that_is_killed_while_it_takes_classes_over_is_finished(
     extract, listed, monkeypatch, instant
