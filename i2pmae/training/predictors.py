@@ -167,11 +167,6 @@ class ClassPredictor(Predictor[Classifier]):
             columns |= {f"class_{place}": "text", f"probability_{place}": "number"}
         self.names = self.network.class_names
         self.knows_classes = bool({*self.names} & {*self.source.class_names})
-        if not self.knows_classes and max(self.source.labels) >= 0:
-            known, given = (
-                one_line(", ".join(n), 60) for n in (self.names, self.source.class_names)
-            )
-            note(f"no accuracy: the network knows {known}, and no class of the shapes ({given})")
         return columns | ({"true_class": "text"} if self.knows_classes else {})
 
     def rows(self, shapes: Sequence[Shape], indices: Sequence[int]) -> list[Row]:
@@ -193,6 +188,11 @@ class ClassPredictor(Predictor[Classifier]):
     def measure(self, rows: Iterable[Row]) -> ClassFigures | None:
         """Figures of all rows; None without labels."""
         places = {name: place for place, name in enumerate(self.names)}
+        if not self.knows_classes and max(self.source.labels) >= 0:
+            known, given = (
+                one_line(", ".join(n), 60) for n in (self.names, self.source.class_names)
+            )
+            note(f"no accuracy: the network knows {known}, and no class of the shapes ({given})")
         named = [(row["true_class"], row["class"]) for row in rows if row.get("true_class")]
         unknown = Counter(true for true, _ in named if true not in places)
         if unknown:
