@@ -88,7 +88,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(summary))
         return
-    if (table := table_file(options.results, options.set)).exists():
+    if (table := file_of(options.results, options.set, "tables.md")).exists():
         print(table.read_text())
     print(f"{left} runs are left; run this again." if left else "Nothing is left to do.")
 
@@ -459,7 +459,7 @@ def encode(encoder: Any, source: Any, draws: int = 1) -> list[Array]:
 
 
 def summarize(results: Path) -> dict[str, dict[str, Any]]:
-    """Write `summary.json` and each set's tables from all runs that are finished."""
+    """Write `summary.json`, and each set's tables and curves, from all runs that are finished."""
     done: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results.glob("runs/**/*.json")):
         found = json.loads(path.read_text())
@@ -477,14 +477,14 @@ def summarize(results: Path) -> dict[str, dict[str, Any]]:
     for name, data_set in SETS.items():
         of_set = {arm: found for arm, found in done.items() if set_of(arm) is data_set}
         if of_set:
-            table_file(results, name).write_text("\n\n".join(tables(of_set)) + "\n")
-    draw_curves(done, results / "curves.png")
+            file_of(results, name, "tables.md").write_text("\n\n".join(tables(of_set)) + "\n")
+            draw_curves(of_set, file_of(results, name, "curves.png"))
     return summary
 
 
-def table_file(results: Path, name: str) -> Path:
-    """Where the tables of a data set are kept."""
-    return results / f"{'' if name == 'modelnet10' else f'{name}-'}tables.md"
+def file_of(results: Path, name: str, what: str) -> Path:
+    """Where the tables or curves of a data set are kept."""
+    return results / f"{'' if name == 'modelnet10' else f'{name}-'}{what}"
 
 
 def draw_curves(done: Mapping[str, list[dict[str, Any]]], path: Path) -> None:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from i2pmae.config import ExtractConfig
+from i2pmae.config import ExtractConfig, PretrainConfig
 from i2pmae.recipes import load_config
 from i2pmae.store import StoreReader, open_cache
 
@@ -46,6 +46,17 @@ group_sizes = [8, 4, 4]
 @pytest.fixture
 def guidance(module):
     return module("guidance")
+
+
+def test_the_recommended_recipe_differs_from_the_paper_by_what_was_compared(module):
+    arms = module("guidance_arms")
+
+    def settings(recipe, *overrides):
+        return load_config(PretrainConfig, "pretrain", recipe=recipe, overrides=overrides)
+
+    augmented = ["augment.scale=[0.6666666666666666,1.5]", "augment.shift=0.2"]
+    assert settings("recommended", *arms.PAPER, *augmented) == settings("pretrain")
+    assert settings("recommended", *arms.NO_AUGMENTATION) == settings("recommended")
 
 
 def test_budgets(guidance):
@@ -164,7 +175,7 @@ def test_data_sets_have_tables_of_their_own_and_one_summary(guidance, tmp_path):
         "kicad/random": 50,
     }
     assert "kicad" not in (tmp_path / "tables.md").read_text()
-    lines = guidance.table_file(tmp_path, "kicad").read_text().splitlines()
+    lines = guidance.file_of(tmp_path, "kicad", "tables.md").read_text().splitlines()
     assert "| `kicad/random` | random weights, not trained | 1 | 50.0 | 1 |" in lines
 
 
