@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -350,6 +351,27 @@ def browser():
         browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C comes as a method of a class is called with a first argument of which that is true."""
+
+    @contextmanager
+    def interrupted(kind, method, is_time):
+        call = getattr(kind, method)
+
+        def until_then(self, first, *others):
+            if is_time(first):
+                raise KeyboardInterrupt
+            return call(self, first, *others)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, method, until_then)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return interrupted
 
 
 @pytest.fixture

@@ -209,20 +209,11 @@ def test_workers_write_the_same_bytes_and_one_may_be_killed(alone, tmp_path, poi
 
 @pytest.mark.slow
 def test_the_workers_of_a_running_scheduler_continue_a_store(
-    alone, tmp_path, scheduler, monkeypatch
+    alone, tmp_path, scheduler, interrupted, monkeypatch
 ):
     path = tmp_path / "tiny.zarr"
-    write_shard = StoreWriter.write_shard
-
-    def interrupted(self, k, values):
-        if k == 2:
-            raise KeyboardInterrupt
-        write_shard(self, k, values)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "write_shard", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            extract_2d.run(extract_config(path, limit=6, store=SMALL))
+    with interrupted(StoreWriter, "write_shard", lambda k: k == 2):
+        extract_2d.run(extract_config(path, limit=6, store=SMALL))
     monkeypatch.chdir(tmp_path)
     extract_2d.run(shared(Path("tiny.zarr"), scheduler))
     assert digests(path).keys() == digests(alone).keys()
