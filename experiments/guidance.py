@@ -501,7 +501,7 @@ def draw_curves(done: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
             losses = np.mean([[row[key] for row in run["epochs"]] for run in done[arm]], axis=0)
             if losses.any():
                 axes.plot(range(1, len(losses) + 1), losses, color=color, label=arm, marker="o")
-        axes.set(xlabel="epoch", ylabel=name)
+        axes.set(xlabel="epoch", ylabel=name, yscale="log")
         axes.locator_params(axis="x", integer=True)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
     save(figure, path)

@@ -125,10 +125,9 @@ def survey_headers(
 def shared_points(n_points: Mapping[int, int]) -> tuple[int, dict[int, str]]:
     """How many points the shapes of a set share, and which shapes have too few of them.
 
-    A shape has too few if it has less than half of the median. So have a few others, up to 5% or
-    one of ten, if all but these have 90% of the median: then that is the number, and the few would
-    cut it by more than 10%. Where numbers differ widely, there is no such number, and nobody
-    is left out but by the first rule.
+    A shape has too few if it has less than half of the median. It also has too few if it would cut
+    the number by more than 10% although nearly all shapes, 95% or all but one of ten or more,
+    have at least 90% of the median.
 
     Args:
         n_points: of each shape, by index; at least one.

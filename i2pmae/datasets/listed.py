@@ -113,8 +113,8 @@ def listed_classes(root: Path, files: Iterable[Parts], shapes: Sequence[Parts]) 
         found.notes.append(f"{len(matched)} class{plural} from {'/'.join(parts)}")
     if differing:
         found.notes.append(
-            f"{len(differing)} shapes have another class in another table: the first table counts, "
-            "remove the wrong one"
+            f"tables disagree about the class of {len(differing)} shapes: the first one counts. "
+            "Remove the wrong one."
         )
     return found
 

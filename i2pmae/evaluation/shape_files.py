@@ -41,8 +41,8 @@ class ShapeFiles:
         for path in given:
             if path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):
                 raise DataError(
-                    f"{self.folder}, the folder of the files to be written, lies in that of the "
-                    f"shapes, {path}. Choose an --out outside of it."
+                    f"--out {out}: a file per shape would go into {self.folder}, among the shapes "
+                    f"of {path}. Choose an --out outside of it."
                 )
         marks = {self.file(index): mark for index in range(len(source))} | {self.picture: _PACKAGE}
         there = [file for file in marks if os.path.lexists(file)]

@@ -103,13 +103,12 @@ def local_cluster(n_workers: int, threads: int | None) -> Iterator[Any]:
             "protocol": "tls://",
             "security": Security.temporary(),
         }
-        quiet = {"silence_logs": logging.CRITICAL}
         worker = {
             "nthreads": threads,
             "memory_limit": MEMORY_LIMIT // n_workers,
             "preload": [*dask.config.get("distributed.worker.preload"), _IGNORE_CTRL_C],
+            "silence_logs": logging.CRITICAL,
             **common,
-            **quiet,
         }
         with SpecCluster(
             scheduler={
@@ -118,7 +117,6 @@ def local_cluster(n_workers: int, threads: int | None) -> Iterator[Any]:
             },
             workers={number: {"cls": Nanny, "options": worker} for number in range(n_workers)},
             security=common["security"],
-            **quiet,
         ) as cluster:
             yield cluster
 

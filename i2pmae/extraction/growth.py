@@ -21,7 +21,7 @@ from i2pmae.errors import DataError, StoreDamageError, StoreError
 from i2pmae.extraction.loading import ShapeReader
 from i2pmae.formats.polygons import Mesh
 from i2pmae.progress import Progress, note
-from i2pmae.store.growth import grow_store, relabeled
+from i2pmae.store.growth import grow_store
 from i2pmae.store.location import Location
 from i2pmae.store.lock import Part
 from i2pmae.store.metadata import StoreInfo, load_info, setting_differences
@@ -42,6 +42,7 @@ class InStoreOrder(ShapeSource):
 
     Attributes:
         removed: ids of such shapes, which may be of another split by now.
+        relabeled: ids of the shapes that the store holds with another class or split.
     """
 
     def __init__(
@@ -95,6 +96,10 @@ class InStoreOrder(ShapeSource):
         ]
         self.labels = [entry.label for entry in self.entries]
         self.splits = [entry.split for entry in self.entries]
+        before = {*zip(stored, labels, splits, strict=True)}
+        self.relabeled = [
+            entry.id for entry in self.entries if entry.id in held and entry[:3] not in before
+        ]
         self.root, self.notes, self.points = source.root, source.notes, source.points
         self.seed, self.layout, self.recipe = source.seed, source.layout, source.recipe
         self.part_names = source.part_names
@@ -214,15 +219,17 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
         settings={**wanted.settings, "source_fingerprint": recorded},
         class_names=info.class_names,
     )
-    is_same = (  # the fingerprint counts classes and does not name them
-        wanted.settings["source_fingerprint"] == recorded
-        and wanted.class_names == info.class_names
-        and not (info.provenance.get("grown") and _relabeled(path, source))
+    removed, changed = (
+        (source.removed, source.relabeled) if isinstance(source, InStoreOrder) else ([], [])
     )
-    removed = source.removed if isinstance(source, InStoreOrder) else []
     n_new = len(source) - info.spec.n_shapes
     if setting_differences(info, as_recorded) or (wanted.settings["limit"] and (n_new or removed)):
         return wanted
+    is_same = (  # the fingerprint counts classes and does not name them
+        wanted.settings["source_fingerprint"] == recorded
+        and wanted.class_names == info.class_names
+        and not changed
+    )
     times = info.provenance.get("source_times")
     if is_same and (times == wanted.provenance["source_times"] or (info.complete and not times)):
         return wanted
@@ -241,7 +248,6 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
             f"{-n_new} shapes that {location.text} still lacks were removed from {source.root}. "
             "Put them back, or extract into another store."
         )
-    changed = _relabeled(path, source)
     if n_new == 0 and info.complete and not changed:
         return as_recorded
     if n_new:
@@ -254,8 +260,8 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
     grow_store(path, wanted_now, source.labels, source.splits, part)
     if changed:
         note(
-            f"{len(changed)} shapes of {location.text} have another class or split in "
-            f"{source.root} than before ({_listed(changed)}): updated"
+            f"{location.text}: updated the class or split of {len(changed)} shapes, which "
+            f"{source.root} now gives otherwise ({_listed(changed)})"
         )
     return wanted
 
@@ -264,12 +270,6 @@ def _held(path: str | Path) -> set[str]:
     """Ids of the shapes that a store holds."""
     reader = StoreReader(path, unfinished=True, fill_missing=True)
     return set(reader.read_all("id")[reader.read_all("status") != PENDING].tolist())
-
-
-def _relabeled(path: str | Path, source: ShapeSource) -> list[str]:
-    """Ids of the shapes that a store holds with another class or split."""
-    changed = relabeled(path, source.labels, source.splits)
-    return [source.ids[index] for index in changed.tolist()]
 
 
 def _require_unchanged(path: str | Path, source: ShapeSource, info: StoreInfo) -> None:

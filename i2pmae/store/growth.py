@@ -29,22 +29,10 @@ from i2pmae.store.schema import ARRAYS, PENDING, arrays
 from i2pmae.store.shard_files import encode_file
 
 
-def relabeled(
+def _relabeled(
     path: str | Path, labels: Sequence[int], splits: Sequence[str]
 ) -> NDArray[np.integer[Any]]:
-    """The shapes that a store holds with another label or split.
-
-    Args:
-        path: folder or URL of a store, finished or not.
-        labels: of its shapes; more may follow.
-        splits: likewise.
-
-    Returns:
-        (n,) their numbers, ascending.
-
-    Raises:
-        StoreError: if it cannot be read.
-    """
+    """Numbers (n,) of the shapes that a store holds with another label or split, ascending."""
     reader = StoreReader(path, unfinished=True, fill_missing=True)
     held = reader.read_all("status") != PENDING
     differ = [
@@ -79,7 +67,7 @@ def grow_store(
     """
     location = Location.of(path)
     with whole_store(location, part), plain_errors(location, "make room for more shapes"):
-        found, changed = load_info(location), relabeled(path, labels, splits)
+        found, changed = load_info(location), _relabeled(path, labels, splits)
         if len(changed):
             require_no_part(location)  # it was told otherwise
             write_attributes(location, replace(found, complete=False, counts={}))

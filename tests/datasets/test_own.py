@@ -472,7 +472,7 @@ def test_predictions_are_no_classes(tmp_path, ending):
     assert {shape[1] for shape in found(tmp_path)} == {None}
     (tmp_path / "labels.csv").write_text("file,label\n0,bed\n1,lamp\n2,bed\n3,lamp\n")
     assert [shape[1] for shape in found(tmp_path)] == ["bed", "lamp", "bed", "lamp"]
-    assert "another table" not in notes(tmp_path)
+    assert "disagree" not in notes(tmp_path)
 
 
 def test_the_first_of_tables_that_disagree_counts(tmp_path):
@@ -480,7 +480,7 @@ def test_the_first_of_tables_that_disagree_counts(tmp_path):
     (tmp_path / "a.csv").write_text("file,label\n0,bed\n1,lamp\n2,bed\n3,lamp\n")
     (tmp_path / "b.csv").write_text("file,label\n0,bed\n1,lamp\n2,lamp\n3,bed\n4,bed\n")
     assert [shape[1] for shape in found(tmp_path)] == ["bed", "lamp", "bed", "lamp", "bed"]
-    assert "2 shapes have another class in another table: the first table counts" in notes(tmp_path)
+    assert "tables disagree about the class of 2 shapes: the first one counts" in notes(tmp_path)
 
 
 def test_scanobjectnn_has_a_class_bin(tmp_path):

@@ -185,21 +185,12 @@ def changed(file):
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_file_of_the_same_size_and_other_contents_is_seen(data, extract, monkeypatch, finished):
+def test_a_file_of_the_same_size_and_other_contents_is_seen(data, extract, interrupted, finished):
     if finished:
         extract()
     else:
-        write_shard = StoreWriter.write_shard
-
-        def interrupted(self, k, values):
-            if k == 1:
-                raise KeyboardInterrupt
-            write_shard(self, k, values)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(StoreWriter, "write_shard", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                extract()
+        with interrupted(StoreWriter, "write_shard", lambda k: k == 1):
+            extract()
     changed(data / "chair" / "c1.npy")
     with pytest.raises(DataError, match=r"1 shapes in .* are not those .*\(chair/c1\)"):
         extract()
@@ -289,7 +280,7 @@ def test_classes_and_splits_that_have_changed_are_taken_over(data, extract, list
     n_changed = 6 if split == "all" else 4
     assert extract(split=split)["shapes_per_s"] == 0
     said = capfd.readouterr().err
-    assert f"{n_changed} shapes of {extract.path} have another class or split" in said
+    assert f"{extract.path}: updated the class or split of {n_changed} shapes" in said
     assert "no longer in" not in said
     after = values(extract.path)
     assert classes(extract.path)["c0"] == ("table", "train")
@@ -302,7 +293,7 @@ def test_classes_and_splits_that_have_changed_are_taken_over(data, extract, list
     }
     assert verify.run(extract.path, recompute=6 * (split == "all"), data=data)["ok"]
     extract(split=split)
-    assert "another class" not in capfd.readouterr().err
+    assert "updated the class" not in capfd.readouterr().err
     for names in (["stool", "table"], ["chair", "table"]):  # numbered as the old ones
         listed(names)
         cloud(data, "c9", 9)  # of no class
@@ -324,21 +315,12 @@ def test_classes_of_the_first_shapes_are_taken_over_and_others_refused(data, ext
 
 @pytest.mark.parametrize("instant", ["label/c/1", "points/zarr.json"])
 def test_a_store_that_is_killed_while_it_takes_classes_over_is_finished(
-    extract, listed, monkeypatch, instant
+    extract, listed, interrupted, instant
 ):
     extract()
     listed(["table", "chair"])
-    write = Location.write
-
-    def killed(self, key, content):
-        if key == instant:
-            raise KeyboardInterrupt
-        write(self, key, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Location, "write", killed)
-        with pytest.raises(KeyboardInterrupt):
-            extract()
+    with interrupted(Location, "write", lambda key: key == instant):
+        extract()
     with pytest.raises(StoreError):
         StoreReader(extract.path)
     extract()

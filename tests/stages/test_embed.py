@@ -162,7 +162,7 @@ def test_shapes_and_other_files_of_the_user_are_never_overwritten(untrained, tmp
     files = {file: file.read_bytes() for file in tmp_path.glob("[do]*/a.npz")}
     data, out = tmp_path / "data", tmp_path / "v.npz"
     for dense_out in ("data.npz", "link.npz", "data/inside.npz"):
-        with pytest.raises(DataError, match=r"lies in that of the shapes, .*data\. Choose"):
+        with pytest.raises(DataError, match=r"among the shapes of .*data\. Choose"):
             embed.run(config(untrained, data, tmp_path / dense_out, dense=True))
     with pytest.raises(DataError, match=r"other/a\.npz would .* not written by i2pmae embed --de"):
         embed.run(config(untrained, data, tmp_path / "other.npz", dense=True))

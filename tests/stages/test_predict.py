@@ -128,6 +128,20 @@ def test_labels_give_accuracy_and_confusion(classifier, folder, tmp_path):
     )
 
 
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_tables_beside_the_shapes_are_not_taken_for_their_classes(
+    classifier, segmenter, folder, tmp_path, ending
+):
+    shapes = tmp_path / "shapes"
+    shapes.mkdir()
+    for file in folder.glob("box/box_?.stl"):
+        shutil.copy(file, shapes)
+    run(classifier, shapes, shapes / f"a.{ending}")
+    run(segmenter, shapes, tmp_path / f"b.{ending}", category="Mug")
+    shutil.copy(tmp_path / f"b.{ending}", shapes)
+    assert open_source(shapes, split="all").class_names == ()
+
+
 def test_labels_that_the_network_does_not_know_are_counted(classifier, folder, tmp_path, capsys):
     for kind, names in {"ball": ["a"], "lamp": ["b", "c"]}.items():
         (tmp_path / "shapes" / kind).mkdir(parents=True)
@@ -277,7 +291,7 @@ def test_segmenters_overwrite_only_their_own_files(segmenter, parts_folder, tmp_
     again = {"category": "Mug", "format": kind}
     with pytest.raises(DataError, match=r"parts/.* is one of the shapes and would be overwritten"):
         run(segmenter, file, file.parent.with_suffix(".csv"), **again)
-    with pytest.raises(DataError, match="lies in that of the shapes"):
+    with pytest.raises(DataError, match="among the shapes of"):
         run(segmenter, tmp_path / "parts", out, **again)
     file.write_bytes(b"corrected by hand")
     with pytest.raises(DataError, match="was not written by i2pmae predict"):
