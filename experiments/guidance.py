@@ -1,4 +1,4 @@
-"""Does 2D guidance help? Every arm of `docs/results.md`, trained, scored and summed up.
+"""Does 2D guidance help? Every arm of the results pages, trained, scored and summed up.
 
 A run is one arm with one seed: pre-training with the recipe `guidance.toml` beside this script and
 the arm's changes, one thread each, then a linear SVM and smaller probes on frozen features. The

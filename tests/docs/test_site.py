@@ -66,11 +66,11 @@ def test_search_works_from_a_disk_and_nothing_is_fetched(browser, site):
 def test_wide_tables_scroll_inside_their_column(browser, site, width):
     context = browser.new_context(viewport={"width": width, "height": 800}, offline=True)
     page = context.new_page()
-    for name in ("results", "reference", "scale"):
+    for name in ("results", "results-voxels", "reference", "scale"):
         page.goto((site / f"{name}.html").as_uri())
         page.wait_for_selector(".md-typeset__table")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-    page.goto((site / "results.html").as_uri())
+    page.goto((site / "results-voxels.html").as_uri())
     page.wait_for_selector(".md-typeset__table")
     wide = page.locator(".md-typeset__scrollwrap").evaluate_all(
         "all => all.filter(one => one.scrollWidth > one.clientWidth).length"
