@@ -56,9 +56,9 @@ def test_runs_differ_from_the_recipe_by_what_their_arm_says():
 
 
 def test_the_readme_repeats_rows_of_the_table():
-    first = (RESULTS / "tables.md").read_text().split("\n\n")[0].splitlines()
+    first = (RESULTS / "kicad-tables.md").read_text().split("\n\n")[0].splitlines()
     cells = {row.split("`")[1]: _cells(row) for row in first[2:]}
-    columns = [_cells(first[0]).index(name) for name in ("seeds", "svm", "labels_5", "furniture")]
+    columns = [_cells(first[0]).index(name) for name in ("seeds", "svm", "labels_5", "map")]
     rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("| `")]
     assert len(rows) >= 5
     for row in rows:
@@ -67,9 +67,9 @@ def test_the_readme_repeats_rows_of_the_table():
 
 
 def test_the_readme_repeats_what_fine_tuning_reaches():
-    rows = map(_cells, (RESULTS / "tables.md").read_text().splitlines())
+    rows = map(_cells, (RESULTS / "kicad-tables.md").read_text().splitlines())
     means = {row[0].strip("`"): [cell.split()[0] for cell in row[3:5]] for row in rows if row[3:5]}
-    start, scratch = (means[f"finetune-{arm}-no-augmentation"] for arm in ("16-epochs", "scratch"))
+    start, scratch = (means[f"kicad/finetune-{arm}"] for arm in ("i2p-mae", "scratch"))
     text = " ".join((ROOT / "README.md").read_text().split())
     for with_it, without in zip(start, scratch, strict=True):
         assert f"{with_it}% against {without}%" in text
