@@ -141,6 +141,7 @@ LONG = ("epochs=16", "optim.cosine_epochs=16")
 ONE_PASS = (*as_many_steps(1), "augment.scale_per_axis=false")
 NO_AUGMENTATION = ("augment.scale=[1.0,1.0]", "augment.shift=0")
 LONG_WITHOUT_AUGMENTATION = (*LONG, *NO_AUGMENTATION)
+LONGEST = ("epochs=64", "optim.cosine_epochs=64", *NO_AUGMENTATION)
 GENTLE = (*NO_AUGMENTATION, "optim.lr=1e-3")  # fine-tuning
 MAIN = (
     *("i2p-mae", "3d-only", "targets-only", "masking-only", "random"),
@@ -390,6 +391,20 @@ KICAD_ARMS = {
         LONG_WITHOUT_AUGMENTATION,
         3,
         "vit-random",
+        against=("random-vit",),
+    ),
+    "64-epochs": Arm(
+        "as `kicad/i2p-mae`, 64 epochs",
+        LONGEST,
+        5,
+        "vit-block-6",
+        against=("random-vit-64-epochs", "i2p-mae", "2d-features"),
+    ),
+    "random-vit-64-epochs": Arm(
+        "as `kicad/random-vit`, 64 epochs",
+        LONGEST,
+        5,
+        "vit-random-block-6",
         against=("random-vit",),
     ),
     **{
