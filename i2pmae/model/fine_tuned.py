@@ -3,14 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from i2pmae.config import EncoderConfig
-from i2pmae.errors import DataError
-from i2pmae.geometry.coordinates import finite_rows, to_unit_sphere, usable
+from i2pmae.geometry.clouds import normalized_clouds
 from i2pmae.geometry.grouping import gather_rows
 from i2pmae.geometry.sampling import farthest_points
 from i2pmae.model.encoder import Encoder
@@ -48,43 +44,15 @@ class FineTuned(nn.Module):
             points: (B, N, 3), or (N, 3) of one cloud, tensor or array, any unit.
 
         Returns:
-            (B, N, 3) in the unit sphere on the network's device; as many farthest points of each as
-            the network was trained on, or the clouds themselves if they have no more; and (B, N),
-            whether a point was finite. One that was not is the copy of another.
+            What `normalized_clouds` does, on the network's device, and between the two as many
+            farthest points of each cloud as the network was trained on, or the clouds themselves if
+            they have no more.
 
         Raises:
             DataError: if a cloud is none, or has too few points that are finite.
         """
-        if isinstance(points, Tensor):
-            points = points.detach().cpu().double().numpy()
-        given = np.asarray(points)
-        given = given[None] if given.ndim == 2 else given
-        if given.ndim != 3 or len(given) == 0 or given.dtype.kind not in "fiu":
-            raise DataError(
-                f"the clouds are {given.dtype} of shape {given.shape}; expected numbers of shape "
-                "(B, N, 3), or (N, 3) of one cloud."
-            )
-        found = [self._usable(number, cloud) for number, cloud in enumerate(given)]
         device = next(self.parameters()).device
-        clouds, finite = (
-            torch.from_numpy(np.stack(each)).to(device) for each in zip(*found, strict=True)
-        )
+        clouds, finite = normalized_clouds(points, self.config.least_points, device)
         if self.n_points is None or self.n_points >= clouds.shape[1]:
             return clouds, clouds, finite
         return clouds, gather_rows(clouds, farthest_points(clouds, self.n_points)), finite
-
-    def _usable(
-        self, number: int, cloud: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """A cloud (N, 3) in the unit sphere, and which of its points (N,) were finite."""
-        least = self.config.least_points
-        try:
-            finite = finite_rows(cloud)
-            xyz = to_unit_sphere(usable(cloud[finite]))
-            if len(xyz) < least:
-                raise DataError(f"has {len(xyz)} finite points; the network needs {least} or more.")
-        except DataError as error:
-            raise DataError(f"cloud {number}: {error}") from None
-        filled = np.empty((len(cloud), 3), np.float32)
-        filled[finite], filled[~finite] = xyz, np.resize(xyz, (np.count_nonzero(~finite), 3))
-        return filled, finite

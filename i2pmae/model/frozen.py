@@ -1,12 +1,13 @@
 """Frozen features: of clouds, as the linear SVM uses them (section 4.2), and of their points."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from i2pmae.config import EncoderConfig, Pooling
+from i2pmae.geometry.clouds import normalized_clouds
 from i2pmae.geometry.grouping import gather_rows, group
 from i2pmae.model.decoder import interpolate
 from i2pmae.model.encoder import Encoder
@@ -61,11 +62,32 @@ class FrozenEncoder(nn.Module):
         return summary(self, self.config, f"features (B, {width})")
 
     def forward(self, points: Tensor) -> Tensor:
-        """(B, N, 3) to (B, C), or (B, N, C)."""
+        """(B, N, 3) in the unit sphere to (B, C), or (B, N, C)."""
         if self.dense:
             return self.point_features(points)
         tokens = self._tokens(points)
         return pool(tokens.levels, tokens.filled, self.pooling)
+
+    @torch.inference_mode()
+    def embed(self, points: Any) -> Tensor:
+        """Features of clouds, as files hold them.
+
+        Clouds are moved and scaled to the unit sphere first, which `forward` leaves to its caller.
+        All of their points are used; `i2pmae embed` takes 1024. A point that is not finite is
+        replaced by a copy of another.
+
+        Args:
+            points: (B, N, 3), or (N, 3) of one cloud, tensor or array, any unit, y up.
+
+        Returns:
+            (B, C), or (B, N, C) if dense, in the precision of the tokens.
+
+        Raises:
+            DataError: if a cloud has too few finite points.
+        """
+        device = next(self.parameters()).device
+        features: Tensor = self(normalized_clouds(points, self.config.least_points, device)[0])
+        return features
 
     def point_features(self, points: Tensor) -> Tensor:
         """Features of every point: the tokens of every level, from the 3 nearest centers.

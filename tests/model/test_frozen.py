@@ -4,7 +4,9 @@ import torch
 
 from i2pmae.checkpoints.official import from_official
 from i2pmae.config import EncoderConfig, HeadConfig, MaskingConfig, TargetConfig
+from i2pmae.errors import DataError
 from i2pmae.geometry.grouping import group
+from i2pmae.geometry.transforms import normalize_to_unit_sphere
 from i2pmae.model.classifier import Classifier
 from i2pmae.model.frozen import FrozenEncoder, frozen_feature
 from i2pmae.model.masking import carry_through
@@ -33,6 +35,17 @@ def test_features_are_the_maximum_of_what_the_whole_network_sees(pretrained, tin
         expected = tokens[0].max(dim=1)[0]
     torch.testing.assert_close(frozen(clouds), expected)
     torch.testing.assert_close(frozen(clouds[2:]), expected[2:])
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_embedding_does_not_depend_on_unit_and_place(dense, tiny, clouds, seeded):
+    frozen = seeded(FrozenEncoder(tiny, dense=dense)).eval()
+    scanned = 1e6 + 1000 * clouds.double()
+    expected = frozen(normalize_to_unit_sphere(clouds))
+    torch.testing.assert_close(frozen.embed(scanned), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(frozen.embed(scanned[0].numpy()), frozen.embed(scanned)[:1])
+    with pytest.raises(DataError, match="cloud 0: has 23 finite points; the network needs 24"):
+        frozen.embed(scanned[:, :23])
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
