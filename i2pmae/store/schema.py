@@ -302,7 +302,7 @@ ARRAYS: tuple[ArraySchema, ...] = (
         "split",
         ("shape",),
         "string",
-        "train, test, or empty where the source has no splits",
+        "train, test, val, or empty where the source has no splits",
         codec=ZSTD,
         layout="shard",
         fill="",
