@@ -36,6 +36,7 @@ from i2pmae.formats.files import (
     suffix,
 )
 from i2pmae.formats.ply import ply_header, read_ply
+from i2pmae.geometry.coordinates import finite_rows
 from i2pmae.untrusted.arrays import npy_header
 
 # laspy logs what it could not read; without a handler that would reach the terminal.
@@ -74,6 +75,18 @@ class Clouds(OwnShapes):
         with contextlib.suppress(DataError):  # load() says what is wrong with the file
             if _extra_columns(self.entries[0].file):
                 self.notes.append("only x, y, z are read; normals, colors and the like are not")
+
+    @staticmethod
+    def _holds_values(file: Path) -> bool:
+        try:
+            cloud = read_cloud(file)
+            xyz = cloud[finite_rows(cloud), :3].astype(np.float64)
+        except DataError:
+            return True
+        length = np.linalg.norm(xyz, axis=1)
+        are_normals = (length == 0) | (abs(length - 1) < 0.01)
+        are_counted = (xyz >= 0) & ((xyz <= 1) | (xyz == xyz.round()))  # colors, labels
+        return bool(are_normals.all() or are_counted.all())
 
     def _count(self, entry: Entry) -> int | None:
         require_content(entry.file)

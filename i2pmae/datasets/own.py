@@ -8,7 +8,7 @@ like, anywhere in the folder.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -39,6 +39,7 @@ from i2pmae.datasets.source import Entry, ShapeSource
 from i2pmae.errors import ConfigError, DataError
 from i2pmae.formats.files import stem, suffix
 
+_LOOKED_AT = 5  # of the files that are called like values of points
 _SUFFIXES = {"mesh": MESH_SUFFIXES, "cloud": CLOUD_SUFFIXES}
 
 
@@ -112,7 +113,7 @@ class OwnShapes(ShapeSource):
         classes: Classes = "auto",
         **options: Any,
     ):
-        arranged = _arrange(own, self.kind, prefer, classes)
+        arranged = _arrange(own, self.kind, prefer, classes, self._holds_values)
         super().__init__(
             root if root.is_dir() else root.parent,
             arranged.class_names,
@@ -120,6 +121,11 @@ class OwnShapes(ShapeSource):
             **options,
             notes=arranged.notes,
         )
+
+    @staticmethod
+    def _holds_values(_file: Path) -> bool:
+        """Whether a file that is called like values of points holds such, not a shape."""
+        return False
 
 
 class _Arranged(NamedTuple):
@@ -129,7 +135,11 @@ class _Arranged(NamedTuple):
 
 
 def _arrange(
-    own: OwnFolder, kind: Literal["mesh", "cloud"], prefer: str | None, classes: Classes
+    own: OwnFolder,
+    kind: Literal["mesh", "cloud"],
+    prefer: str | None,
+    classes: Classes,
+    holds_values: Callable[[Path], bool],
 ) -> _Arranged:
     """Shapes of a folder with class and split, the names of the classes, and what to say of it."""
     found = own.shapes(kind)
@@ -151,12 +161,14 @@ def _arrange(
             f"{len(same)} names have several endings ({' '.join(sorted(endings))}): {first} is "
             "read; --prefer chooses another"
         )
-    values: list[Parts] = []
-    if kind == "cloud":
-        shapes, values = without_values(shapes)
-        if values:
-            told = some("/".join(parts) for parts in values)
-            notes.append(f"{len(values)} files hold values of points in other files: {told}")
+    others, values = without_values(shapes)
+    looked_at = values[:: max(len(values) // _LOOKED_AT, 1)]
+    if values and all(holds_values(own.root.joinpath(*parts)) for parts in looked_at):
+        shapes = others
+        told = some("/".join(parts) for parts in values)
+        notes.append(f"{len(values)} files hold values of points in other files: {told}")
+    else:
+        values = []
     variants: list[Parts] = []
     if classes != "folders":  # a folder may be one object in several files
         shapes, variants, told = one_variant(shapes)

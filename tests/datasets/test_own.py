@@ -451,6 +451,7 @@ def test_tables_are_classes(tmp_path, name, text):
         ("labels.csv", "label,weight\nbed,0.5\nbed,1.7\nlamp,2.25\nlamp,3.5e-05\n"),  # not 0.off
         ("labels.csv", "file,label\n0,bed\n0.off,bed\nmeshes/0,bed\n"),  # one of four
         ("labels.csv", ""),
+        ("labels.csv", f"file,label\n0,bed\n1,lamp\n2,bed\n3,{'lamp' * 40_000}\n"),
         ("a.json", "[1, [2]]"),
     ],
 )
@@ -512,6 +513,17 @@ def test_normals_in_files_of_their_own_are_no_clouds(tmp_path):
             np.save(tmp_path / "objects" / name / values, cloud)
     source = open_source(tmp_path / "objects")
     assert source.ids == ["one/points", "three/points", "two/points"]
+
+
+@pytest.mark.parametrize("names", [("normal", "abnormal"), ("box", "label"), ("colors", "lamp")])
+def test_classes_called_like_values_are_classes(tmp_path, names):
+    rng = np.random.default_rng(0)
+    for name in names:
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            np.save(tmp_path / name / f"{number}.npy", rng.standard_normal((40, 3)))
+    source = open_source(tmp_path)
+    assert (len(source), source.class_names) == (8, tuple(sorted(names)))
 
 
 def test_stray_arrays_do_not_decide(tmp_path, write):
