@@ -244,13 +244,17 @@ def _read_classes(file: Path) -> list[Named]:
 
 def _columns(lines: list[str], wanted: Sequence[str], meaning: Callable[[str], str]) -> list[Named]:
     """Names by what a column of a table says: one reading for each other column."""
-    head = [name.strip().lower() for name in next(csv.reader(lines[:1]), [])]
+    try:
+        first, *rows = csv.reader(lines) if lines else [[]]
+    except csv.Error:
+        return []
+    head = [name.strip().lower() for name in first]
     if any(columns.issubset(head) for columns in _PREDICTED):
         return []
     place = next((head.index(name) for name in wanted if name in head), None)
     if place is None:
         return []
-    rows = [row for row in csv.reader(lines[1:]) if len(row) == len(head)]
+    rows = [row for row in rows if len(row) == len(head)]
     columns = [[column] for column in range(len(head)) if column != place]
     if "synsetid" in head and "modelid" in head:  # ShapeNetCore's all.csv
         columns.insert(0, [head.index("synsetid"), head.index("modelid")])
