@@ -464,7 +464,9 @@ class SvmCheckConfig(ReadingConfig):
     data: Annotated[Path | None, Option("svm_data")] = Field(
         None, description="Labeled data set for a linear SVM while training."
     )
-    every: int = Field(10, gt=0, description="Epochs between evaluations.")
+    every: int = Field(
+        10, gt=0, description="Epochs between evaluations; the last epoch is always evaluated."
+    )
     C: float = Field(0.01, gt=0, description="Regularization of the SVM.")
     points: int = Field(1024, gt=0, description="Use the first N points of each shape.")
 

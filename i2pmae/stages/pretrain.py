@@ -96,7 +96,7 @@ def _run(config: PretrainConfig, process_group: ProcessGroup, resume: bool) -> R
     training = Training("pretraining", model, config, process_group, extra)
 
     def metrics(epoch: int) -> dict[str, float]:
-        if check is None or epoch % config.svm.every:
+        if check is None or (epoch % config.svm.every and epoch != config.epochs):
             return {}
         return {"svm_accuracy": check(model, device)}
 

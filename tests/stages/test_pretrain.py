@@ -189,9 +189,11 @@ def test_the_svm_check_is_logged_and_reads_its_shapes_once(
     monkeypatch.setattr(
         pretrain.svm, "read_points", lambda *a, **k: reads.append(a) or read(*a, **k)
     )
-    svm = SvmCheckConfig(data=parts_folder, every=1, points=64)
-    result = pretrain.run(pretrain_config(store, tmp_path / "run", epochs=2, svm=svm))
+    svm = SvmCheckConfig(data=parts_folder, every=2, points=64)
+    result = pretrain.run(pretrain_config(store, tmp_path / "run", epochs=3, svm=svm))
     assert 0 < result["svm_accuracy"] <= 100
+    rows = RunFolder(tmp_path / "run").rows()
+    assert ["svm_accuracy" in row for row in rows] == [False, True, True]  # the last always
     assert len(reads) == 2  # of two splits
 
 
