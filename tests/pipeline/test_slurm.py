@@ -100,6 +100,12 @@ def test_a_job_runs_a_command_whose_options_exist(slurm, tmp_path, name):
         assert parsed.training_script == "i2pmae"
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_a_step_gets_all_cores_of_its_job(slurm, tmp_path, name):
+    assert slurm(name, does='echo "$SRUN_CPUS_PER_TASK" > cores').wait(SECONDS) == 0
+    assert (tmp_path / "cores").read_text() == "32\n"
+
+
 def test_jobs_of_an_array_write_a_part_each(slurm, tmp_path):
     assert slurm("extract-2d-array.sbatch").wait(SECONDS) == 0
     called = words(tmp_path)
