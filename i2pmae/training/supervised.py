@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -77,7 +79,7 @@ def run(
     objective = (Classification if config.task == "classification" else Segmentation).of(
         config, data
     )
-    objective.extra["up"] = data.up
+    objective.extra |= {"up": data.up, "shapes": _hash_of(data.train, data.test)}
     folder = RunFolder(config.out)
     if process_group.is_first:
         folder.start(config, resume=resume, may_change=may_change(config))
@@ -110,7 +112,10 @@ def run(
     task = LabeledTask(objective, fit, training, f"validation_{objective.score}", metrics)
     say_begin("finetune", training.model, config, process_group, task.n_shapes)
     if resume:
-        training.restore(folder, training.read(folder), task)
+        saved = training.read(folder)
+        if saved is not None:
+            _require_same_shapes(saved, folder, config, objective.extra["shapes"])
+        training.restore(folder, saved, task)
     train(training, task, folder, "finetune")
     if not process_group.is_first:
         process_group.wait()
@@ -158,6 +163,23 @@ def _of_both(best: Figures, last: Figures) -> Figures:
 def _validated(folder: RunFolder, epoch: int) -> Figures:
     row = folder.row(epoch)
     return {name: value for name, value in row.items() if name.startswith("validation")}
+
+
+def _hash_of(*splits: Clouds) -> str:
+    """Hash of the ids and labels of labeled shapes: 64 hexadecimal digits."""
+    told = [list(zip(clouds.ids, clouds.labels.tolist(), strict=True)) for clouds in splits]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _require_same_shapes(
+    saved: Checkpoint, folder: RunFolder, config: FinetuneConfig, shapes: str
+) -> None:
+    """Refuse to resume with other shapes, which could validate on those that were trained on."""
+    if saved.extra.get("shapes", shapes) != shapes:  # older ones do not say
+        raise ConfigError(
+            f"--resume: shapes or labels of {config.shapes} have changed since {folder.path} was "
+            "begun; restore them, or choose another --out"
+        )
 
 
 def may_change(config: FinetuneConfig) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
+import itertools
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +163,25 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(trained, finetuned, tmp_
     assert metrics(out) == metrics(reference)
     for key in (*ACCURACIES, "best_epoch"):
         assert result[key] == expected[key]
+
+
+def test_other_shapes_are_refused_on_resume(trained, tmp_path, stop_after):
+    rng = np.random.default_rng(0)
+    for split, name in itertools.product(("train", "test"), ("bed", "lamp")):
+        (tmp_path / "data" / split / name).mkdir(parents=True)
+        for number in range(6):
+            np.save(tmp_path / "data" / split / name / f"{number}.npy", rng.random((128, 3)))
+    values = config(
+        tmp_path / "run", checkpoint=trained, data=tmp_path / "data", limit=None, batch_size=4
+    )
+    stop_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(values)
+    np.save(tmp_path / "data" / "train" / "bed" / "6.npy", rng.random((128, 3)))
+    with pytest.raises(ConfigError, match=r"shapes or labels of .* have changed since .*run was "):
+        finetune.run(values, resume=True)
+    (tmp_path / "data" / "train" / "bed" / "6.npy").unlink()
+    assert finetune.run(values, resume=True)["epochs"] == values.epochs
 
 
 def test_a_finished_run_is_not_evaluated_again(trained, finetuned, monkeypatch):
