@@ -19,6 +19,7 @@ from i2pmae.datasets.check import not_finite_notes
 from i2pmae.datasets.reading import read_each
 from i2pmae.datasets.shapenetpart import ShapeNetPart, ShapeNetPartHdf5
 from i2pmae.errors import DataError, StoreError
+from i2pmae.evaluation.split import labeled_part
 from i2pmae.evaluation.voting import POOL_RATIO
 from i2pmae.geometry.draws import WHOLE, Part, integers, uniform
 from i2pmae.geometry.grouping import gather_rows
@@ -378,7 +379,8 @@ class LabeledSet:
 
 
 def open_labeled(config: FinetuneConfig) -> LabeledSet:
-    """Open the training and the test split that `config.data` or `config.cache` holds.
+    """Open the test split that `config.data` or `config.cache` holds, and of the training split the
+    shapes whose labels are used.
 
     Differs: data sets are read with the same seed whatever the run's seed is, so that runs of
         several seeds see the same shapes.
@@ -393,7 +395,7 @@ def open_labeled(config: FinetuneConfig) -> LabeledSet:
         for message in train.notes:
             note(message)
         return LabeledSet(
-            SourceClouds(train, config),
+            _labeled_share(SourceClouds(train, config), config),
             SourceClouds(test, config),
             train.class_names,
             train.part_names,
@@ -418,7 +420,7 @@ def open_labeled(config: FinetuneConfig) -> LabeledSet:
         require_labels(config.shapes, split, clouds[split].labels.tolist(), _PURPOSE)
     class_parts = reader.info.provenance.get("class_parts")
     return LabeledSet(
-        clouds["train"],
+        _labeled_share(clouds["train"], config),
         clouds["test"],
         reader.class_names,
         reader.info.part_names,
@@ -428,6 +430,13 @@ def open_labeled(config: FinetuneConfig) -> LabeledSet:
             reader.info.provenance.get("finetune_recipe"), reader.info.recorded("layout")
         ),
     )
+
+
+def _labeled_share(clouds: Clouds, config: FinetuneConfig) -> Clouds:
+    """Training clouds whose labels the settings ask for."""
+    if config.labels == 1:
+        return clouds
+    return clouds.select(labeled_part(clouds.labels, config.labels, config.seed))
 
 
 def _published_recipe(recipe: str | None, layout: str) -> str | None:

@@ -19,7 +19,7 @@ from i2pmae.checkpoints.networks import encoder_config_of, load_norm
 from i2pmae.config import EncoderConfig, FinetuneConfig, to_plain
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import ConfigError
-from i2pmae.evaluation.split import labeled_part, validation_split
+from i2pmae.evaluation.split import validation_split
 from i2pmae.geometry.draws import Part
 from i2pmae.geometry.transforms import augment
 from i2pmae.model.classifier import Classifier
@@ -364,14 +364,12 @@ def fit_head_again(
 
 
 def divide(clouds: Clouds, config: FinetuneConfig) -> tuple[Clouds, Clouds, Clouds]:
-    """Clouds whose labels are used: all, those to train on, those to choose the best epoch with.
+    """All clouds of `open_labeled`, those to train on, those to choose the best epoch with.
 
     Raises:
         DataError: if there are too few.
         ConfigError: if those to train on do not fill a batch.
     """
-    if config.labels < 1:
-        clouds = clouds.select(labeled_part(clouds.labels, config.labels, config.seed))
     fit, held_out = validation_split(clouds.labels, share=config.validation, seed=config.seed)
     if len(fit) < config.batch_size:
         raise ConfigError(

@@ -8,7 +8,7 @@ from i2pmae.config import AugmentConfig, FinetuneConfig
 from i2pmae.errors import DataError
 from i2pmae.geometry.draws import WHOLE
 from i2pmae.training.classify import Classification
-from i2pmae.training.labeled import Batch
+from i2pmae.training.labeled import Batch, open_labeled
 from i2pmae.training.losses import smoothed_cross_entropy
 from i2pmae.training.supervised import LabeledTask
 
@@ -31,6 +31,18 @@ def test_classes_count_as_they_are_rarer_where_asked():
     found = balanced.loss(lambda _: logits, batch)
     assert found == smoothed_cross_entropy(logits, batch.labels, 0.2, balanced.weights)
     assert found != objective().loss(lambda _: logits, batch)
+
+
+def test_only_labels_in_use_weigh_classes(tmp_path):
+    points = np.random.default_rng(0).random((64, 3))
+    for name, count in (("train/a", 20), ("train/b", 5), ("test/a", 1), ("test/b", 1)):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(count):
+            np.save(tmp_path / name / f"{number}.npy", points)
+    config = FinetuneConfig(data=tmp_path, out="o", labels=0.3, class_weights="balanced")
+    data = open_labeled(config)
+    assert np.bincount(data.train.labels).tolist() == [6, 2]
+    assert Classification.of(config, data).weights.tolist() == pytest.approx([8 / 12, 8 / 4])
 
 
 def test_the_weights_of_classes_stay_where_they_are():
