@@ -106,15 +106,29 @@ def _from_shapes(
     recipe = own_data.default_recipe(shapes) if recipe is None else recipe
     if not _is_own_data(recipe):
         return recipe, {}
-    return recipe, own_data.settings_for(shapes, options, _epochs_asked(options, overrides))
+    epochs = _asked("epochs", options, overrides)
+    return recipe, own_data.settings_for(
+        shapes,
+        options,
+        int(epochs) if epochs.isdecimal() else None,
+        _share(_asked("labels", options, overrides)),
+    )
 
 
 def _is_own_data(recipe: str | Path) -> bool:
     return Path(recipe).name.removesuffix(".toml") == "finetune-own-data"
 
 
-def _epochs_asked(options: Mapping[str, Any], overrides: Sequence[str]) -> int | None:
-    """Epochs that the user gives, if they are a number."""
-    asked = [text.partition("=")[2] for text in overrides if text.split("=")[0].strip() == "epochs"]
-    epochs = str(options.get("epochs", asked[-1] if asked else "")).strip()
-    return int(epochs) if epochs.isdecimal() else None
+def _asked(name: str, options: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """What the user gives for a setting, as text; empty if nothing."""
+    asked = [text.partition("=")[2] for text in overrides if text.split("=")[0].strip() == name]
+    return str(options.get(name, asked[-1] if asked else "")).strip()
+
+
+def _share(text: str) -> float:
+    """A share that a user gives; 1 for what the settings refuse later."""
+    try:
+        share = float(text)
+    except ValueError:
+        return 1.0
+    return share if 0 < share < 1 else 1.0

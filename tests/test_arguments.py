@@ -7,6 +7,7 @@ from i2pmae.arguments import build_config
 from i2pmae.commands import COMMANDS
 from i2pmae.config import AugmentConfig, FinetuneConfig, PretrainConfig, to_plain
 from i2pmae.datasets import Located
+from i2pmae.errors import ConfigError
 from i2pmae.training import own_data
 
 
@@ -62,6 +63,25 @@ def test_fine_tuning_of_one_s_own_shapes_follows_their_number(
     assert (config.batch_size, config.class_weights) == (batch_size, weights)
     assert (config.augment.rotation, config.augment.shift) == (0, 0)
     assert (config.head.kind, config.groups) == ("probe", "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [({"labels": 0.02}, []), ({}, ["labels = 0.02"]), ({"labels": 0.02}, ["labels=1"])],
+)
+def test_only_the_labels_in_use_are_counted(monkeypatch, given, overrides):
+    own_shapes(monkeypatch, [1200, 300])
+    given |= {"checkpoint": "last.pt", "data": "shapes"}
+    config = build_config(COMMANDS["finetune"], given, overrides=overrides)
+    assert (config.labels, config.epochs, config.batch_size) == (0.02, 50, 4)  # 24 and 6 shapes
+
+
+@pytest.mark.parametrize("share", ["none", "0", "2", "nan", ""])
+def test_a_share_that_is_none_is_refused_by_the_settings(monkeypatch, share):
+    own_shapes(monkeypatch, [10, 9])
+    given = {"checkpoint": "last.pt", "data": "shapes"}
+    with pytest.raises(ConfigError, match="labels"):
+        build_config(COMMANDS["finetune"], given, overrides=[f"labels={share}"])
 
 
 def test_own_shapes_are_counted_as_they_will_be_read(monkeypatch):

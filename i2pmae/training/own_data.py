@@ -13,6 +13,7 @@ from i2pmae.config import ReadingConfig
 from i2pmae.datasets import Located, locate, open_source
 from i2pmae.datasets.few_shot import FewShotEpisode
 from i2pmae.errors import StoreError
+from i2pmae.evaluation.split import labeled_part
 from i2pmae.progress import note
 from i2pmae.recipes import recipe_names
 from i2pmae.store import StoreReader, resolve_store
@@ -55,7 +56,7 @@ def default_recipe(shapes: Shapes) -> str:
 
 
 def settings_for(
-    shapes: Shapes, options: Mapping[str, Any], epochs: int | None = None
+    shapes: Shapes, options: Mapping[str, Any], epochs: int | None = None, share: float = 1.0
 ) -> dict[str, Any]:
     """Epochs, rate, batch size, and class weights by the number of training shapes and classes.
 
@@ -63,6 +64,7 @@ def settings_for(
         shapes: found by `find_shapes`.
         options: of `i2pmae finetune`, which say how they are read.
         epochs: that were asked for.
+        share: of the labels that is used.
 
     Returns:
         Dotted key to value.
@@ -71,6 +73,8 @@ def settings_for(
         DataError, StoreError: if they cannot be read.
     """
     labels, n_classes = _training_labels(shapes, options)
+    if share < 1 and len(labels):
+        labels = labels[labeled_part(labels, share, seed=0)]  # as many of a class with any seed
     n_shapes = max(len(labels), 1)
     counts = np.bincount(labels[labels >= 0], minlength=1)
     counts = counts[counts > 0]
