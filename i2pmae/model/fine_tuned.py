@@ -10,6 +10,7 @@ from i2pmae.geometry.clouds import normalized_clouds
 from i2pmae.geometry.grouping import gather_rows
 from i2pmae.geometry.sampling import farthest_points
 from i2pmae.model.encoder import Encoder
+from i2pmae.model.row_norm import RowNorm
 
 
 class FineTuned(nn.Module):
@@ -36,6 +37,12 @@ class FineTuned(nn.Module):
         self.sampling: str | None = None
         self.up = "y"
         self.encoder = Encoder(encoder, normalized=normalized)
+
+    @property
+    def normalizes_shapes(self) -> bool:
+        """Whether the head has a BatchNorm, which takes two shapes or more to train."""
+        parts = (part for name, part in self.named_children() if name != "encoder")
+        return any(isinstance(module, RowNorm) for part in parts for module in part.modules())
 
     def prepared(self, points: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Clouds as files hold them, and the points of each that the network is to see.

@@ -56,6 +56,16 @@ class ProcessGroup:
                 f"set --batch-size to a multiple of {self.part.count * accumulate}"
             )
 
+    def check_norms(self, batch_size: int, accumulate: int, *, synchronize_norms: bool) -> None:
+        """Raise a ConfigError if a BatchNorm over shapes would see one at a time."""
+        if batch_size // accumulate // (1 if synchronize_norms else self.part.count) < 2:
+            lower = "lower accumulate" if accumulate > 1 else "set synchronize_norms=true"
+            raise ConfigError(
+                f"batch_size={batch_size} in {accumulate} parts (accumulate) leaves one shape at a "
+                f"time to BatchNorm, which needs two; {lower}, or "
+                f"set --batch-size to {2 * batch_size}"
+            )
+
     def wrap(self, model: nn.Module, *, synchronize_norms: bool) -> nn.Module:
         """The network to call in training; weights stay those of `model`.
 

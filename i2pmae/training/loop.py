@@ -25,6 +25,7 @@ from i2pmae.device import out_of_memory_explained, pick_device, pick_dtype
 from i2pmae.errors import CheckpointError, TrainingError
 from i2pmae.geometry.draws import Part
 from i2pmae.interrupts import StopRequest, delayed_stop
+from i2pmae.model.fine_tuned import FineTuned
 from i2pmae.progress import Progress, format_seconds, note
 from i2pmae.training import distributed
 from i2pmae.training.distributed import ProcessGroup
@@ -112,6 +113,10 @@ class Training(Generic[ModelT]):
         config = self.config
         self.batch_size = self.batch_size or config.batch_size
         self.process_group.check_batch(self.batch_size, config.accumulate)
+        if isinstance(self.model, FineTuned) and self.model.normalizes_shapes:
+            self.process_group.check_norms(
+                self.batch_size, config.accumulate, synchronize_norms=config.synchronize_norms
+            )
         self.device = next(self.model.parameters()).device
         self.dtype = pick_dtype(config.precision, self.device)
         self.optimizer = make_optimizer(self.model, config.optim, partial(official_name, self.kind))

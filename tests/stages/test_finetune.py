@@ -214,6 +214,15 @@ def test_seeds_are_runs_of_their_own_and_their_mean(trained, tmp_path, stop_afte
     assert [run["accuracy"] for run in resumed["runs"]] == [first, second]
 
 
+def test_one_shape_at_a_time_is_refused_where_the_head_has_a_norm(trained, tmp_path, parts_store):
+    alone = {"checkpoint": trained, "batch_size": 4, "accumulate": 4, "epochs": 1, "vote": 0}
+    stored = {"data": None, "cache": parts_store, "task": "segmentation", "points": 64}
+    for out, changes in (("mlp", {}), ("segmenter", stored)):
+        with pytest.raises(ConfigError, match="needs two; lower accumulate"):
+            finetune.run(config(tmp_path / out, **alone | changes))
+    assert finetune.run(config(tmp_path / "probe", **alone | PROBED))["epochs"] == 1
+
+
 PROBED = {
     "head": HeadConfig(kind="probe", width=16, pooling="concat"),
     "groups": "checkpoint",

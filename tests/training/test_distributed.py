@@ -1,5 +1,6 @@
 import signal
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,22 @@ def test_a_step_must_be_divisible(batch_size, accumulate, count, fits):
     else:
         with pytest.raises(ConfigError, match=f"multiple of {count * accumulate}"):
             process_group.check_batch(batch_size, accumulate)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "count", "synchronize", "remedy"),
+    [
+        (4, 2, 1, True, None),
+        (4, 4, 1, True, "lower accumulate, or set --batch-size to 8"),
+        (2, 1, 2, True, None),
+        (2, 1, 2, False, "set synchronize_norms=true, or set --batch-size to 4"),
+    ],
+)
+def test_a_norm_over_shapes_needs_two(batch_size, accumulate, count, synchronize, remedy):
+    process_group = ProcessGroup(Part(0, count))
+    expected = pytest.raises(ConfigError, match=remedy) if remedy else nullcontext()
+    with expected:
+        process_group.check_norms(batch_size, accumulate, synchronize_norms=synchronize)
 
 
 class Together:
