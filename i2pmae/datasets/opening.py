@@ -206,13 +206,22 @@ def open_labeled_splits(
     found = locate(path, layout)
     train, test = (open_source(found, split=split, **options) for split in ("train", "test"))
     for source, split in ((train, "train"), (test, "test")):
-        require_labels(path, split, source.labels, purpose)
+        require_labels(path, split, source.labels, source.ids, purpose)
     return train, test
 
 
-def require_labels(path: str | Path, split: str, labels: Sequence[int], purpose: str) -> None:
+def require_labels(
+    path: str | Path, split: str, labels: Sequence[int], ids: Sequence[str], purpose: str
+) -> None:
     """Raise a DataError unless a split has shapes, all of them with a class."""
-    if len(labels) == 0 or min(labels) < 0:
+    without = [name for name, label in zip(ids, labels, strict=True) if label < 0]
+    if 0 < len(without) < len(labels):
+        some = ", ".join(without[:3]) + ", ..." * (len(without) > 3)
+        raise DataError(
+            f"{path}: {len(without)} of {len(labels)} shapes of split '{split}' without a class "
+            f"({some}); move each into a class folder or remove it"
+        )
+    if len(without) == len(labels):
         raise DataError(
             f"{path}: no labeled shapes of split '{split}'; {purpose} needs classes and a train "
             "and a test split"

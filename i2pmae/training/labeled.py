@@ -417,7 +417,8 @@ def open_labeled(config: FinetuneConfig) -> LabeledSet:
     clouds = {}
     for split, indices in chosen.items():
         clouds[split] = StoreClouds(reader, config, indices[: config.limit])
-        require_labels(config.shapes, split, clouds[split].labels.tolist(), _PURPOSE)
+        found = clouds[split]
+        require_labels(config.shapes, split, found.labels.tolist(), found.ids, _PURPOSE)
     class_parts = reader.info.provenance.get("class_parts")
     return LabeledSet(
         _labeled_share(clouds["train"], config),

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from i2pmae.datasets import LAYOUTS, detect_layout, open_source
+from i2pmae.datasets import LAYOUTS, detect_layout, open_labeled_splits, open_source
 from i2pmae.datasets.opening import open_split
 from i2pmae.errors import ConfigError, DataError
 
@@ -179,6 +179,19 @@ def test_single_files_are_read(write, tmp_path):
     assert source.load(0).points.shape == (10, 3)
     (tmp_path / "c.ply").write_bytes(write.ply_bytes(write.CUBE, None))
     assert open_source(tmp_path / "c.ply").layout == "clouds"
+
+
+def test_one_shape_without_a_class_is_named(tmp_path):
+    points = np.random.default_rng(0).random((64, 3))
+    for name in ("train/a/0", "train/b/0", "test/a/0", "test/b/0"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        np.save(tmp_path / name, points)
+    assert [len(source) for source in open_labeled_splits(tmp_path, "a linear SVM")] == [2, 2]
+    np.save(tmp_path / "train" / "stray", points)
+    with pytest.raises(DataError, match=r"1 of 3 shapes of split 'train' .* \(train/stray\); move"):
+        open_labeled_splits(tmp_path, "a linear SVM")
+    with pytest.raises(DataError, match="no labeled shapes of split 'train'; a linear SVM needs"):
+        open_labeled_splits(tmp_path, "a linear SVM", classes="none")
 
 
 def test_the_more_frequent_kind_of_file_decides(write, tmp_path):
