@@ -24,6 +24,8 @@ from i2pmae.evaluation.few_shot import Episode, sample_episodes
 from i2pmae.evaluation.metrics import mean_std
 from i2pmae.interrupts import StopRequest, delayed_stop
 from i2pmae.progress import Progress, note, print_table
+from i2pmae.recipes import settings_of_run
+from i2pmae.settings import command_of, differences, told
 from i2pmae.store import StoreReader, resolve_store
 from i2pmae.training.classify import Classification
 from i2pmae.training.distributed import ProcessGroup
@@ -36,6 +38,7 @@ from i2pmae.training.supervised import LabeledTask, begin, may_change, origin
 from i2pmae.urls import absolute_path
 
 _FORMAT = "i2pmae-few-shot-fold"
+_SETTINGS = "fewshot-split.json"  # of the command that wrote the folds
 _KINDS = (".pkl", ".json")  # published episodes, and ours
 
 
@@ -148,24 +151,30 @@ def split(config: FewShotSplitConfig) -> Split:
     A file names shapes by id, so it holds for any copy of the data set.
 
     Args:
-        config: settings; `out` receives `<ways>way_<shots>shot/<fold>.json`.
+        config: settings; `out` receives `<ways>way_<shots>shot/<fold>.json`, and the settings as
+            `fewshot-split.json`.
 
     Returns:
         See `Split`.
 
     Raises:
         DataError: if there are too few shapes, or a file cannot be written.
+        ConfigError: if `out` holds a run or other folds.
     """
     source = open_source(config.data, split="all", **config.reading)
-    settings = []
-    for (ways, shots), episodes in _episodes(
+    drawn = _episodes(
         np.asarray(source.labels), np.asarray(source.splits), config.few_shot, config.seed
-    ).items():
-        setting = f"{ways}way_{shots}shot"
-        for number, episode in enumerate(episodes):
-            _write_fold(config, source, episode, config.out / setting / f"{number}.json")
-        settings.append(setting)
-    _write_json(config.out / "config.json", to_plain(config))
+    )
+    folds = {
+        config.out / f"{ways}way_{shots}shot" / f"{number}.json": _content(config, source, episode)
+        for (ways, shots), episodes in drawn.items()
+        for number, episode in enumerate(episodes)
+    }
+    _require_no_others(config.out, folds)
+    for file, content in folds.items():
+        _write_json(file, content)
+    _write_json(config.out / _SETTINGS, to_plain(config))
+    settings = [f"{ways}way_{shots}shot" for ways, shots in drawn]
     n_folds = config.few_shot.folds
     print_table("Few-shot folds", ["setting", "folds"], [[name, n_folds] for name in settings])
     folder = shlex.quote(str(config.out))
@@ -323,12 +332,30 @@ def _load_written(
     )
 
 
-def _write_fold(
-    config: FewShotSplitConfig, source: ShapeSource, episode: Episode, file: Path
-) -> None:
-    """Write one episode as an index file."""
+def _require_no_others(out: Path, folds: Mapping[Path, Mapping[str, object]]) -> None:
+    """Raise a ConfigError if a folder holds a run, or folds other than these."""
+    if RunFolder(out).holds_run or command_of(settings_of_run(out) or {}):
+        raise ConfigError(f"--out {out} holds a run; choose another folder")
+    for file in (file for files in _fold_files(out).values() for file in files):
+        reason = "this command does not write it"
+        if file in folds:
+            found, content = _read_index(file), folds[file]
+            if found == content:
+                continue
+            other = differences(found, content, ("fingerprint", "classes", "train", "test"))
+            reason = told(other, "the fold") or "it names other shapes"
+        raise ConfigError(
+            f"--out {out} holds other folds, such as {file.relative_to(out)} ({reason}); delete "
+            "them, or choose another folder"
+        )
+
+
+def _content(
+    config: FewShotSplitConfig, source: ShapeSource, episode: Episode
+) -> dict[str, object]:
+    """One episode as an index file holds it."""
     is_path = config.data.exists()
-    content = {
+    return {
         "format": _FORMAT,
         "data": str(absolute_path(config.data) if is_path else config.data),
         "layout": source.layout,
@@ -338,7 +365,6 @@ def _write_fold(
         "train": _by_id(source, episode.train, episode.train_labels),
         "test": _by_id(source, episode.test, episode.test_labels),
     }
-    _write_json(file, content)
 
 
 def _write_json(file: Path, content: Mapping[str, object]) -> None:
@@ -373,7 +399,7 @@ def _load_index(
         if source.fingerprint() != content["fingerprint"]:
             raise DataError(
                 f"{data} is not, or no longer, the data set that {file} was drawn from; run "
-                "i2pmae fewshot-split again, or say where that is with few_shot.data"
+                "i2pmae fewshot-split with another --out, or say where that is with few_shot.data"
             )
         places = {name: place for place, name in enumerate(source.ids)}
         pools[key] = _Pool(SourceClouds(source, config), places)
@@ -413,4 +439,6 @@ def _read_index(file: Path) -> dict[str, Any]:
 
 
 def _damaged(file: Path, what: str) -> DataError:
-    return DataError(f"{file} is no usable fold ({what}); run i2pmae fewshot-split again")
+    return DataError(
+        f"{file} is no usable fold ({what}); delete it and run i2pmae fewshot-split again"
+    )

@@ -72,6 +72,42 @@ def test_written_folds_give_the_numbers_of_drawn_ones(drawn, written, tmp_path):
     assert result["folds"] == drawn[1]["folds"]
 
 
+def split(out, **changes):
+    values = {"data": "procedural", "few_shot": SETTINGS}
+    return few_shot.split(FewShotSplitConfig(out=out, **values | changes))
+
+
+def test_folds_are_never_mixed_with_others(written, tmp_path, parts_folder):
+    def folds(folder):
+        return {file: file.read_bytes() for file in sorted(folder.glob("*/*.json"))}
+
+    out = tmp_path / "folds"
+    shutil.copytree(written, out)
+    (out / "fewshot-split.json").rename(out / "config.json")  # as an earlier version did
+    before = folds(out)
+    (out / "3way_2shot" / "1.json").unlink()
+    split(out)  # finishes one that was killed
+    assert folds(out) == before
+    fewer = SETTINGS.model_copy(update={"ways": (2,), "folds": 1})
+    for changes, reason in (
+        ({"seed": 1}, r"0\.json \(seed: the fold has 0, this command expects 1\)"),
+        ({"few_shot": fewer}, r"1\.json \(this command does not write it\)"),
+        ({"few_shot": SETTINGS.model_copy(update={"tests": 1})}, "it names other"),
+        ({"data": parts_folder, "few_shot": fewer}, "data: the fold has procedural, this"),
+    ):
+        with pytest.raises(ConfigError, match=f"holds other folds, such as 2way_2shot/.*{reason}"):
+            split(out, **changes)
+    assert folds(out) == before
+
+
+def test_folds_are_not_written_into_a_run(drawn, tmp_path):
+    with pytest.raises(ConfigError, match="holds a run; choose another folder"):
+        split(drawn[0])
+    shutil.copy(drawn[0] / "config.json", tmp_path)  # of one that has just begun
+    with pytest.raises(ConfigError, match="holds a run; choose another folder"):
+        split(tmp_path)
+
+
 def test_half_a_fold_of_a_killed_split_is_no_fold(written, tmp_path):
     folds = tmp_path / "2way_2shot"
     shutil.copytree(written / "2way_2shot", folds)
@@ -247,6 +283,6 @@ def test_the_command_writes_folds_that_finetune_takes(monkeypatch, capsys, tmp_p
         main()
     assert exit_.value.code == 0
     assert json.loads(capsys.readouterr().out)["settings"] == ["2way_1shot", "3way_1shot"]
-    assert json.loads((tmp_path / "config.json").read_text())["few_shot"]["ways"] == [2, 3]
+    assert json.loads((tmp_path / "fewshot-split.json").read_text())["few_shot"]["ways"] == [2, 3]
     assert len(list(tmp_path.glob("*way_1shot/*.json"))) == 4
     assert default_recipe(find_shapes({"data": tmp_path})) == "fewshot-modelnet40"
