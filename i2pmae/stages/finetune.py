@@ -32,6 +32,8 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
         ConfigError: if `out` holds a run and `resume` is off, or one with other settings.
     """
     with begun(config, _ADVICE) as process_group:
+        if config.task == "few-shot":
+            config = few_shot.with_up_of_folds(config)
         config, pretrained = supervised.load_pretrained(config)
         run_all = _run if config.seeds is None else _run_seeds
         result = run_all(config, process_group, pretrained, resume)

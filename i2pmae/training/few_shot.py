@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from i2pmae.datasets.few_shot import FewShotEpisode, setting_folders, setting_of
 from i2pmae.errors import ConfigError, DataError
 from i2pmae.evaluation.few_shot import Episode, sample_episodes
 from i2pmae.evaluation.metrics import mean_std
+from i2pmae.geometry.coordinates import Up
 from i2pmae.interrupts import StopRequest, delayed_stop
 from i2pmae.progress import Progress, note, print_table
 from i2pmae.recipes import settings_of_run
@@ -182,6 +183,20 @@ def split(config: FewShotSplitConfig) -> Split:
     return {"out": str(config.out), "settings": settings, "folds": n_folds}
 
 
+def with_up_of_folds(config: FinetuneConfig) -> FinetuneConfig:
+    """The settings, with the axis that written folds say points up unless they give one.
+
+    Raises:
+        DataError: if a fold is damaged.
+    """
+    if config.data is None or "up" in config.model_fields_set:
+        return config
+    written = (file for files in _fold_files(config.data).values() for file in files)
+    first = next((file for file in written if file.suffix == ".json"), None)
+    up = config.up if first is None else _read_index(first).get("up", config.up)
+    return config.model_copy(update={"up": up})
+
+
 def _train_fold(
     fold: Fold,
     config: FinetuneConfig,
@@ -339,7 +354,8 @@ def _require_no_others(out: Path, folds: Mapping[Path, Mapping[str, object]]) ->
     for file in (file for files in _fold_files(out).values() for file in files):
         reason = "this command does not write it"
         if file in folds:
-            found, content = _read_index(file), folds[file]
+            content = folds[file]
+            found = {"up": content["up"], **_read_index(file)}  # which older ones do not say
             if found == content:
                 continue
             other = differences(found, content, ("fingerprint", "classes", "train", "test"))
@@ -359,6 +375,7 @@ def _content(
         "format": _FORMAT,
         "data": str(absolute_path(config.data) if is_path else config.data),
         "layout": source.layout,
+        "up": config.up,
         "fingerprint": source.fingerprint(),
         "seed": config.seed,
         "classes": [source.class_names[label] for label in episode.classes],
@@ -390,8 +407,15 @@ def _load_index(
 
     Raises:
         DataError: if the file is damaged, or the data set has changed since.
+        ConfigError: if it says that another axis points up.
     """
     content = _read_index(file)
+    up = content.get("up", config.up)
+    if up != config.up:
+        raise ConfigError(
+            f"--up {config.up}: {file} was drawn from shapes with {up} up; leave --up out, or run "
+            "i2pmae fewshot-split with another --out"
+        )
     data = content["data"] if config.few_shot.data is None else str(config.few_shot.data)
     key = (data, content["layout"], content["fingerprint"])
     if key not in pools:
@@ -427,6 +451,8 @@ def _read_index(file: Path) -> dict[str, Any]:
     for name, kind in (("data", str), ("layout", str), ("fingerprint", str)):
         if not isinstance(content.get(name), kind):
             raise _damaged(file, f"'{name}' is missing")
+    if content.get("up", "y") not in get_args(Up):
+        raise _damaged(file, "'up' is no axis")
     for name in ("train", "test"):
         shapes = content.get(name)
         if (

@@ -232,6 +232,7 @@ def test_an_interrupted_run_goes_on_after_its_last_fold(drawn, tmp_path, monkeyp
         (lambda fold: fold.update(train={}), "'train' is no object"),
         (lambda fold: fold.update(test=[1]), "'test' is no object"),
         (lambda fold: fold.pop("layout"), "'layout' is missing"),
+        (lambda fold: fold.update(up=["z"]), "'up' is no axis"),
         (lambda fold: fold.update(data="/no/such", layout="meshes"), "/no/such does not exist"),
     ],
 )
@@ -266,6 +267,46 @@ def test_a_moved_data_set_can_be_named(parts_folder, tmp_path):
     told = settings.model_copy(update={"data": here})
     result = finetune.run(config(tmp_path / "found", data=folds, few_shot=told))
     assert len(result["folds"]["2way_2shot"]) == 1
+
+
+def test_shapes_are_turned_as_where_folds_were_drawn(parts_folder, tmp_path, monkeypatch):
+    settings = FewShotConfig(ways=(2,), shots=(2,), folds=1, tests=2)
+    how = {"data": parts_folder, "few_shot": settings}
+    folds = {up: tmp_path / up for up in ("y", "z")}
+    for up, out in folds.items():
+        split(out, up=up, **how)
+    split(folds["z"], up="z", **how)  # again
+    with pytest.raises(ConfigError, match="up: the fold has z, this command expects y"):
+        split(folds["z"], **how)
+
+    opened, open_source = [], few_shot.open_source
+
+    def opening(*arguments, **options):
+        opened.append(options["up"])
+        return open_source(*arguments, **options)
+
+    monkeypatch.setattr(few_shot, "open_source", opening)
+    runs = {
+        up: config(tmp_path / f"run-{up}", data=out, few_shot=settings) for up, out in folds.items()
+    }
+    results = {up: finetune.run(run) for up, run in runs.items()}
+    assert opened == ["y", "z"]
+    assert json.loads((runs["z"].out / "config.json").read_text())["up"] == "z"
+    assert finetune.run(runs["z"], resume=True) == results["z"]
+    other = config(tmp_path / "other", data=folds["z"], few_shot=settings, up="y")
+    with pytest.raises(ConfigError, match=r"--up y: .* drawn from shapes with z up; leave"):
+        finetune.run(other)
+
+    file = folds["z"] / "2way_2shot" / "0.json"
+    content = json.loads(file.read_text())
+    del content["up"]  # as an earlier version wrote it
+    file.write_text(json.dumps(content))
+    for changes, up in (({}, "y"), ({"up": "z"}, "z")):
+        old = config(tmp_path / f"old-{up}", data=folds["z"], few_shot=settings, **changes)
+        finetune.run(old)
+        assert opened[-1] == up
+    split(folds["z"], up="z", **how)
+    assert json.loads(file.read_text())["up"] == "z"
 
 
 def test_a_pickle_outside_a_folder_of_its_setting_is_refused(pickles, tmp_path):
