@@ -39,9 +39,9 @@ def open_clouds(config: EmbedConfig | PredictConfig, *paths: Path) -> ShapeSourc
     return source
 
 
-def with_points(shape: Shape, n_points: int) -> Shape:
-    """The first points of a shape, from its beginning again where it has fewer."""
-    rows = np.arange(n_points) % len(shape.points)
+def with_points(shape: Shape, n_points: int, own: slice = slice(None)) -> Shape:
+    """The first points of a shape, or of a slice of it, from the beginning again if too few."""
+    rows = np.resize(np.arange(len(shape.points))[own], n_points)
     return Shape(shape.points[rows], None if shape.parts is None else shape.parts[rows])
 
 
@@ -51,6 +51,8 @@ class CloudReader:
     Args:
         source: the shapes.
         n_points: of every cloud, the first ones; None: as many as the first shape has.
+        halves: make two clouds of every shape, without common points; of at most half as many
+            points as the first shape has.
         on_error: what to do about shapes that cannot be used.
         require: called with the number of points before any are yielded.
         choose: called with every shape where it is read, to choose and order its points; a
@@ -70,6 +72,7 @@ class CloudReader:
         source: ShapeSource,
         n_points: int | None,
         *,
+        halves: bool = False,
         on_error: Literal["stop", "skip"] = "stop",
         require: Callable[[int], None] = lambda _n_points: None,
         choose: Callable[[Shape], Shape] | None = None,
@@ -81,6 +84,7 @@ class CloudReader:
         self.errors: dict[int, str] = {}
         self.repeated: set[int] = set()
         self._source = source
+        self._n_clouds = 1 + halves  # of a shape
         self._on_error = on_error
         self._require = require
         self._choose = choose
@@ -111,17 +115,21 @@ class CloudReader:
                 self.skipped.append(source.ids[index])
                 self.errors[index] = str(error)
                 continue
-            if self.n_points is None:
-                self.n_points = len(shape.points)
+            available = len(shape.points) // self._n_clouds
+            if self.n_points is None or (self._n_clouds > 1 and not self.kept):
+                self.n_points = min(self.n_points or available, available)
             self._require(self.n_points)
             self.kept.append(index)
-            if len(shape.points) < self.n_points:
+            if available < self.n_points:
                 self.repeated.add(index)
-            yield with_points(shape, self.n_points)
+            n_own = min(available, self.n_points)
+            for first in range(0, self._n_clouds * n_own, n_own):
+                yield with_points(shape, self.n_points, slice(first, first + n_own))
         if self.repeated:
+            assert self.n_points is not None  # a shape has been read
             warn(
-                f"{len(self.repeated)} shapes have fewer than {self.n_points} points; theirs were "
-                "repeated"
+                f"{len(self.repeated)} shapes have fewer than {self._n_clouds * self.n_points} "
+                "points; theirs were repeated"
             )
         for message in not_finite_notes(source.not_finite):
             note(message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -136,23 +135,13 @@ def _encode(
 ) -> _Read:
     """Features of both encoders in one pass over the shapes; of the halves of their points."""
     device = pick_device(config.device)
-    n_points = config.points or source.svm_points
-
-    def per_input(n_read: int) -> int:
-        return min(n_points or n_read, n_read // 2) if halves else n_read
-
     clouds = CloudReader(
         source,
-        None if halves else n_points,
+        config.points or source.svm_points,
+        halves=halves,
         on_error=config.on_error,
-        require=lambda n_read: encoders[0].config.require_points(per_input(n_read)),
+        require=encoders[0].config.require_points,
     )
-
-    def inputs() -> Iterator[NDArray[np.float32]]:
-        for cloud in clouds:
-            n = per_input(len(cloud))
-            yield from (cloud[:n], cloud[n : 2 * n]) if halves else [cloud]
-
     for encoder in encoders:
         encoder.to(device)
 
@@ -161,7 +150,7 @@ def _encode(
 
     both = extract_features(
         encode,
-        inputs(),
+        clouds,
         batch_size=config.batch_size,
         device=device,
         dtype=pick_dtype(config.precision, device),
@@ -174,7 +163,7 @@ def _encode(
         features[IMAGE] = _image_features(config, ids)
     labels = np.array([source.labels[index] for index in clouds.kept], dtype=np.int64)
     assert clouds.n_points is not None  # a shape has been read
-    return _Read(clouds.kept, ids, labels, features, per_input(clouds.n_points), clouds.skipped)
+    return _Read(clouds.kept, ids, labels, features, clouds.n_points, clouds.skipped)
 
 
 def _points(

@@ -28,6 +28,24 @@ def test_clouds_have_equally_many_points_and_bad_ones_are_counted(source):
         list(CloudReader(source, 50))
 
 
+def test_halves_share_no_points_however_few_a_shape_has(source):
+    source.entries, source.ids = source.entries[1::-1], source.ids[1::-1]  # 60 and 40 points
+    clouds = CloudReader(source, None, halves=True)
+    halves = list(clouds)
+    assert {half.shape for half in halves} == {(30, 3)}
+    for index, (first, second) in enumerate(zip(halves[::2], halves[1::2], strict=True)):
+        assert np.array_equal(
+            np.unique(np.concatenate([first, second]), axis=0),
+            np.unique(source.load(index).points, axis=0),
+        )
+        assert not {*map(tuple, first)} & {*map(tuple, second)}
+    assert (clouds.kept, clouds.repeated, clouds.n_points) == ([0, 1], {1}, 30)
+    few = list(CloudReader(source, 20, halves=True))
+    assert all(
+        np.array_equal(few[k], source.load(k // 2).points[20 * (k % 2) :][:20]) for k in range(4)
+    )
+
+
 def test_points_that_are_not_asked_for_are_not_kept(source, monkeypatch):
     whole = np.random.default_rng(0).random((1000, 3)).astype(np.float32)
     monkeypatch.setattr(type(source), "load", lambda *_: Shape(whole[:500]))

@@ -94,6 +94,15 @@ def test_without_classes_by_identification(untrained, clouds):
         evaluate.run(config(untrained, clouds, points=40, on_error="skip"))
 
 
+def test_halves_of_shapes_with_too_few_points_are_not_the_same_points(untrained, tmp_path):
+    for index in range(8):
+        points = np.random.default_rng(index).normal(size=(200 if index else 800, 3))
+        np.save(tmp_path / f"{index}.npy", points)  # noise: one half does not tell the other
+    found = evaluate.run(config(untrained, tmp_path, points=None))
+    assert found["points"] == 400
+    assert found["scores"]["pretrained"]["identification"]["value"] < 50
+
+
 def test_a_limit_that_leaves_one_class_is_said(untrained, clouds, capfd):
     found = evaluate.run(config(untrained, clouds, limit=3))
     assert found["protocol"] == "identification among all"
