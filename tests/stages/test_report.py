@@ -11,6 +11,8 @@ from PIL import Image
 
 from i2pmae.config import EvaluateConfig, ReportConfig
 from i2pmae.errors import ConfigError, DataError, StoreError
+from i2pmae.report.evaluations import add_evaluations
+from i2pmae.report.page import Page
 from i2pmae.report.runs import charts_of, confusion_of
 from i2pmae.stages import evaluate, finetune, report
 from i2pmae.training.run_folder import RunFolder
@@ -69,15 +71,43 @@ def test_what_evaluate_found_is_on_the_page_of_the_run(trained, tmp_path):
     found = evaluate.run(EvaluateConfig(**settings, bootstrap=20))
     (run / "evaluation-other.json").write_text('{"scores": {"<b>": {}}}')
     result, text, _ = written(run, tmp_path / "a.html")
-    assert "procedural: Percent of 30 shapes, test split" in text
+    settings_told = "last.pt on procedural (limit 30, points 128, bootstrap 20): "
+    assert f"{settings_told}Percent of 30 shapes, test split" in text
     assert "parts by a linear probe, IoU" in text
     assert escape(found["conclusions"][0]) in text
-    assert text.index("Is the encoder any good on procedural?") < text.index('id="results"')
+    assert text.index("Is last.pt any good on procedural (") < text.index('id="results"')
     assert result["notes"] == ["evaluation-other.json is left out: it is damaged; evaluate again"]
     elsewhere = tmp_path / "last.pt"  # beside no run
     shutil.copy(trained, elsewhere)
     evaluate.run(EvaluateConfig(**settings | {"checkpoint": elsewhere}, bootstrap=20))
     assert not [*tmp_path.glob("*.json")]
+
+
+def test_every_evaluation_of_a_run_is_kept_also_those_of_older_versions(trained, tmp_path):
+    for name in ("config.json", "last.pt"):
+        shutil.copy(trained.parent / name, tmp_path)
+    shutil.copy(tmp_path / "last.pt", tmp_path / "epoch-0001.pt")
+    settings = {"data": "procedural", "points": 128, "limit": 30, "bootstrap": 20}
+    for more in ({}, {"batch_size": 8}, {"limit": 24}, {"checkpoint": tmp_path / "epoch-0001.pt"}):
+        values = {"checkpoint": tmp_path / "last.pt", **settings, **more}
+        evaluate.run(EvaluateConfig(**values))
+    kept = sorted(tmp_path.glob("evaluation-*.json"))
+    starts = ["procedural-epoch-0001", "procedural-last", "procedural-last"]
+    assert [path.name[11:-14] for path in kept] == starts
+    shutil.copy(kept[0], tmp_path / "evaluation-procedural.json")  # as it was called before
+    page = Page("", "", [])
+    add_evaluations(page, tmp_path)
+    assert [table.title.split(" (")[0] for table in page.results] == [
+        "epoch-0001.pt on procedural",
+        "last.pt on procedural",
+        "last.pt on procedural",
+        "epoch-0001.pt on procedural",
+    ]
+    assert len({table.title for table in page.results}) == 3
+    for k in range(6):
+        shutil.copy(kept[0], tmp_path / f"evaluation-{k}.json")
+    add_evaluations(page, tmp_path)
+    assert page.notes == ["the first 8 of 10 evaluations are shown"]
 
 
 def test_a_pretraining_run_has_curves_and_reconstruction_errors(trained, tmp_path):
