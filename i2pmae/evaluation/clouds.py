@@ -21,6 +21,11 @@ from i2pmae.progress import note, warn
 SOURCE_POINTS = 8192  # center and scale of a shape come from as many points, however few are used
 
 
+def source_points(n_points: int | None) -> int:
+    """Points to read of every shape where the first `n_points` are used."""
+    return max(SOURCE_POINTS, n_points or 0)
+
+
 def open_clouds(config: EmbedConfig | PredictConfig, *paths: Path) -> ShapeSource:
     """The shapes of a command, with the points that their center and scale come from.
 
@@ -31,7 +36,7 @@ def open_clouds(config: EmbedConfig | PredictConfig, *paths: Path) -> ShapeSourc
         *paths,
         split=config.split,
         limit=config.limit,
-        points=max(SOURCE_POINTS, config.points or 0),
+        points=source_points(config.points),
         seed=config.seed,
         **config.reading,
     )

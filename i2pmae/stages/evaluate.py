@@ -20,7 +20,7 @@ from i2pmae.datasets.stored import StoredShapes
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import StoreMismatchError
 from i2pmae.evaluation.bootstrap import Estimate
-from i2pmae.evaluation.clouds import CloudReader
+from i2pmae.evaluation.clouds import CloudReader, source_points
 from i2pmae.evaluation.comparison import (
     IMAGE,
     PRETRAINED,
@@ -135,9 +135,11 @@ def _encode(
 ) -> _Read:
     """Features of both encoders in one pass over the shapes; of the halves of their points."""
     device = pick_device(config.device)
+    n_points = config.points or source.svm_points
+    source.points = source_points((1 + halves) * (n_points or 0))
     clouds = CloudReader(
         source,
-        config.points or source.svm_points,
+        n_points,
         halves=halves,
         on_error=config.on_error,
         require=encoders[0].config.require_points,

@@ -14,7 +14,7 @@ from i2pmae.checkpoints.checkpoint import notes_on_axes
 from i2pmae.checkpoints.names import file_of
 from i2pmae.config import PredictConfig
 from i2pmae.errors import DataError
-from i2pmae.evaluation.clouds import CloudReader, open_clouds
+from i2pmae.evaluation.clouds import CloudReader, open_clouds, source_points
 from i2pmae.evaluation.journal import Journal, kept_settings
 from i2pmae.evaluation.split import spread_evenly
 from i2pmae.evaluation.streaming import stream
@@ -64,6 +64,7 @@ def run(config: PredictConfig) -> Result:
     check_target(config.out, TABLES, "predictions")
     source = open_clouds(config, *config.shapes)
     predictor = load_predictor(config, source)
+    source.points = source_points(predictor.n_points)
     for message in (*source.notes, *notes_on_axes(predictor.network.up, source.up)):
         note(message)
     about = {

@@ -17,7 +17,7 @@ from i2pmae.datasets.opening import read_like
 from i2pmae.datasets.stored import StoredShapes
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.errors import CheckpointError, DataError
-from i2pmae.evaluation.clouds import SOURCE_POINTS, CloudReader
+from i2pmae.evaluation.clouds import CloudReader, source_points
 from i2pmae.evaluation.features import extract_features
 from i2pmae.evaluation.vectors import Vectors, cosine_texts, nearest, read_vectors
 from i2pmae.evaluation.whitening import Whitening, percentiles
@@ -175,7 +175,7 @@ def _encode(config: SimilarConfig, values: Vectors) -> NDArray[np.float32]:
     source = open_source(
         config.query,
         split="all",
-        points=int(settings["stored_points"]) if is_stored else max(SOURCE_POINTS, n_points),
+        points=int(settings["stored_points"]) if is_stored else source_points(n_points),
         seed=int(settings["seed"]),
         up=settings.get("up", "y"),
     )

@@ -15,7 +15,7 @@ from i2pmae.checkpoints.networks import load_encoder, random_encoder
 from i2pmae.config import EncoderConfig, SvmCheckConfig, SvmConfig, to_plain
 from i2pmae.datasets import ShapeSource, open_labeled_splits
 from i2pmae.device import pick_device, pick_dtype
-from i2pmae.evaluation.clouds import read_points
+from i2pmae.evaluation.clouds import read_points, source_points
 from i2pmae.evaluation.features import extract_features, parts_of_points
 from i2pmae.evaluation.metrics import mean_class_accuracy
 from i2pmae.evaluation.svm import CANDIDATES, SvmResult, choose_c, linear_svm
@@ -170,7 +170,8 @@ def _labeled_splits(
 ) -> tuple[ShapeSource, ShapeSource]:
     data = config.data
     assert data is not None
-    return open_labeled_splits(data, "a linear SVM", limit=limit, **config.reading)
+    points = source_points(config.points)
+    return open_labeled_splits(data, "a linear SVM", limit=limit, points=points, **config.reading)
 
 
 def _score(

@@ -20,6 +20,7 @@ from i2pmae.config import FewShotConfig, FewShotSplitConfig, FinetuneConfig, to_
 from i2pmae.datasets import ShapeSource, few_shot_episode, open_source
 from i2pmae.datasets.few_shot import FewShotEpisode, setting_folders, setting_of
 from i2pmae.errors import ConfigError, DataError
+from i2pmae.evaluation.clouds import source_points
 from i2pmae.evaluation.few_shot import Episode, sample_episodes
 from i2pmae.evaluation.metrics import mean_std
 from i2pmae.geometry.coordinates import Up
@@ -243,7 +244,8 @@ def _folds(config: FinetuneConfig) -> list[Fold]:
                 "or --set few_shot.folds to do fewer of them"
             )
         return _written_folds(files, config)
-    source = open_source(config.data, split="all", limit=config.limit, **config.reading)
+    options = {"split": "all", "points": source_points(config.points), **config.reading}
+    source = open_source(config.data, limit=config.limit, **options)
     return _draw_folds(SourceClouds(source, config), np.asarray(source.splits), config)
 
 
@@ -419,7 +421,8 @@ def _load_index(
     data = content["data"] if config.few_shot.data is None else str(config.few_shot.data)
     key = (data, content["layout"], content["fingerprint"])
     if key not in pools:
-        source = open_source(data, split="all", **{**config.reading, "layout": content["layout"]})
+        options = {"split": "all", "points": source_points(config.points), **config.reading}
+        source = open_source(data, **{**options, "layout": content["layout"]})
         if source.fingerprint() != content["fingerprint"]:
             raise DataError(
                 f"{data} is not, or no longer, the data set that {file} was drawn from; run "

@@ -19,6 +19,7 @@ from i2pmae.datasets.check import not_finite_notes
 from i2pmae.datasets.reading import read_each
 from i2pmae.datasets.shapenetpart import ShapeNetPart, ShapeNetPartHdf5
 from i2pmae.errors import DataError, StoreError
+from i2pmae.evaluation.clouds import source_points
 from i2pmae.evaluation.split import labeled_part
 from i2pmae.evaluation.voting import POOL_RATIO
 from i2pmae.geometry.draws import WHOLE, Part, integers, uniform
@@ -390,7 +391,11 @@ def open_labeled(config: FinetuneConfig) -> LabeledSet:
     """
     if config.data is not None:
         train, test = open_labeled_splits(
-            config.data, _PURPOSE, limit=config.limit, **config.reading
+            config.data,
+            _PURPOSE,
+            limit=config.limit,
+            points=source_points(config.points),
+            **config.reading,
         )
         for message in train.notes:
             note(message)

@@ -103,6 +103,19 @@ def test_halves_of_shapes_with_too_few_points_are_not_the_same_points(untrained,
     assert found["scores"]["pretrained"]["identification"]["value"] < 50
 
 
+@pytest.mark.parametrize(("kinds", "points"), [(("flat", "long"), 9000), (("",), 5000)])
+def test_more_points_than_are_read_by_default_are_not_repeated(
+    untrained, tmp_path, capfd, kinds, points
+):
+    for kind in kinds:
+        (tmp_path / kind).mkdir(exist_ok=True)
+        for index in range(3):
+            cloud = np.random.default_rng(index).normal(size=(10_000, 3))
+            np.save(tmp_path / kind / f"{index}{kind}.npy", cloud)
+    assert evaluate.run(config(untrained, tmp_path, points=points))["points"] == points
+    assert "repeated" not in capfd.readouterr().err
+
+
 def test_a_limit_that_leaves_one_class_is_said(untrained, clouds, capfd):
     found = evaluate.run(config(untrained, clouds, limit=3))
     assert found["protocol"] == "identification among all"

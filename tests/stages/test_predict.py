@@ -110,6 +110,16 @@ def test_every_shape_has_a_row_and_bad_ones_say_why(classifier, folder, tmp_path
     assert not list(tmp_path.glob("*.lock"))
 
 
+def test_a_network_sees_as_many_points_as_it_was_trained_with(classifier, tmp_path, capfd):
+    saved = checkpoint.load(classifier)
+    extra = {"class_names": list(CLASSES)}
+    network, config = tmp_path / "many.pt", saved.config | {"points": 9000, "sampling": "first"}
+    checkpoint.save(network, kind="classifier", config=config, model=saved.model, extra=extra)
+    np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(10_000, 3)))
+    run(network, tmp_path / "cloud.npy", tmp_path / "p.csv")
+    assert "repeated" not in capfd.readouterr().err
+
+
 def test_labels_give_accuracy_and_confusion(classifier, folder, tmp_path):
     out = tmp_path / "p.json"
     result = run(classifier, folder, out)

@@ -57,6 +57,11 @@ def test_no_checkpoint_means_random_weights():
     assert svm.run(config) == svm.run(config)
 
 
+def test_more_points_than_are_read_by_default():
+    config = SvmConfig(data="procedural", points=9000, limit=4, C=1, encoder=TINY_ENCODER)
+    assert svm.run(config)["points"] == 9000
+
+
 def test_a_set_without_classes_is_refused(tmp_path):
     for index in range(3):
         np.save(tmp_path / f"{index}.npy", np.random.default_rng(index).random((300, 3)))

@@ -108,6 +108,13 @@ def test_folds_are_not_written_into_a_run(drawn, tmp_path):
         split(tmp_path)
 
 
+def test_folds_have_more_points_than_are_read_by_default(written, tmp_path):
+    for data in (written, "procedural"):
+        fit, _ = few_shot._folds(config(tmp_path, data=data, points=9000))[0].load()
+        fit.prepare()
+        assert next(fit.in_order(1)).points.shape == (1, 9000, 3)
+
+
 def test_half_a_fold_of_a_killed_split_is_no_fold(written, tmp_path):
     folds = tmp_path / "2way_2shot"
     shutil.copytree(written / "2way_2shot", folds)

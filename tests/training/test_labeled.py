@@ -152,6 +152,12 @@ def test_evaluation_takes_the_points_that_it_uses(sampling, kept):
     assert torch.equal(batch.points[0], points[chosen])
 
 
+def test_a_data_set_gives_more_points_than_are_read_by_default():
+    clouds = open_labeled(config(data="procedural", points=9000, limit=2)).train
+    clouds.prepare()
+    assert next(clouds.in_order(2)).points.shape == (2, 9000, 3)
+
+
 def test_too_few_points_are_an_error_except_for_segmentation():
     with pytest.raises(DataError, match="shape 1 has 20 points, 32 are asked; set --points 20"):
         SourceClouds(FakeSource([40, 20]), config(data="x")).prepare()
