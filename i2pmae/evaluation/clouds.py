@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -62,7 +62,7 @@ class CloudReader:
         require: called with the number of points before any are yielded.
         choose: called with every shape where it is read, to choose and order its points; a
             function of a module, or a `partial` of one.
-        start: index of the first shape.
+        indices: of the shapes, in the order in which they are read; None: all.
 
     Attributes:
         n_points: see above; known once a shape has been read.
@@ -81,7 +81,7 @@ class CloudReader:
         on_error: Literal["stop", "skip"] = "stop",
         require: Callable[[int], None] = lambda _n_points: None,
         choose: Callable[[Shape], Shape] | None = None,
-        start: int = 0,
+        indices: Sequence[int] | None = None,
     ) -> None:
         self.n_points = n_points
         self.kept: list[int] = []
@@ -93,7 +93,7 @@ class CloudReader:
         self._on_error = on_error
         self._require = require
         self._choose = choose
-        self._start = start
+        self._indices = range(len(source)) if indices is None else indices
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """Yield the clouds, (N, 3) each; see `shapes`."""
@@ -108,7 +108,7 @@ class CloudReader:
         """
         source = self._source
         read = partial(_chosen, self._choose)
-        for index, outcome in read_each(source, read, range(self._start, len(source))):
+        for index, outcome in read_each(source, read, self._indices):
             try:
                 shape = outcome.result()
             except DataError as error:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedRandom
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,8 +30,9 @@ class Journal:
     """A file beside the output of a command, which takes the rows of every batch of shapes.
 
     A line of JSON holds a batch, so a process that is killed loses the batch in progress, and the
-    batches of a resumed command are those of one that was never stopped. The file is removed once
-    the output is written.
+    batches of a resumed command are those of one that was never stopped. Shapes whose rows hold an
+    `error` are to be read again by a resumed command. The file is removed once the output is
+    written.
 
     Args:
         out: the output.
@@ -39,11 +41,14 @@ class Journal:
 
     Attributes:
         n_done: shapes whose rows it holds, the first ones.
+        failed: indices of those that an earlier command could not read, in order.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], total: int) -> None:
         self.path = out.with_name(f"{out.name}.unfinished")
         self.n_done = 0
+        self.failed: list[int] = []
+        self._again: dict[int, Row] = {}  # rows that replace earlier ones
         self._out = out
         self._settings = json.loads(json.dumps(settings))
         self._total = total
@@ -72,6 +77,11 @@ class Journal:
             self.path.unlink(missing_ok=True)
             forget_saved()
 
+    @property
+    def missing(self) -> list[int]:
+        """Indices of the shapes to read: those that failed, then those that it lacks."""
+        return [*self.failed, *range(self.n_done, self._total)]
+
     def add(self, n_done: int, rows: Sequence[Row]) -> None:
         """Keep the rows of the shapes up to the `n_done`-th.
 
@@ -81,12 +91,22 @@ class Journal:
         self._write({"n_done": n_done, "rows": rows})
         self.n_done = n_done
 
+    def replace(self, rows: Mapping[int, Row]) -> None:
+        """Keep other rows of shapes that were read again, by index.
+
+        Raises:
+            DataError: if the file cannot be written.
+        """
+        self._write({"again": [*rows.items()]})
+        self._again |= rows
+
     def rows(self) -> Iterator[Row]:
         """All rows, in the order of the shapes."""
         with self.path.open("rb") as file:
             next(file)  # the settings
-            for line in file:
-                yield from json.loads(line)["rows"]
+            kept = chain.from_iterable(json.loads(line).get("rows", ()) for line in file)
+            for index, row in enumerate(kept):
+                yield self._again.get(index, row)
 
     def finish(self) -> None:
         """Remove the file at the end, when its rows have been written elsewhere."""
@@ -94,7 +114,7 @@ class Journal:
 
     def _recover(self, file: BufferedRandom) -> None:
         """Go to the end of the last whole batch, if the file is one of the same settings."""
-        end = 0
+        end, failed = 0, set[int]()
         for line in file:
             try:
                 found = json.loads(line) if line.endswith(b"\n") else None
@@ -112,14 +132,21 @@ class Journal:
                     note(f"{self.path} {' and '.join(why)}: starting over")
                     break
             else:
-                self.n_done = int(found["n_done"])
+                again = dict(found.get("again", ()))
+                rows = dict(enumerate(found.get("rows", ()), self.n_done)) | again
+                failed |= rows.keys()
+                failed -= {index for index, row in rows.items() if "error" not in row}
+                self._again |= again
+                self.n_done = int(found.get("n_done", self.n_done))
             end += len(line)
         file.seek(end)
         file.truncate()
         if end == 0:
             self._write(self._settings)
         elif self.n_done:
-            note(f"resuming: {self.path} holds {self.n_done} of {self._total} shapes")
+            self.failed = sorted(failed)
+            retried = f"; {len(failed)} that could not be read are tried again" if failed else ""
+            note(f"resuming: {self.path} holds {self.n_done} of {self._total} shapes{retried}")
 
     def _write(self, values: Mapping[str, Any]) -> None:
         assert self._file is not None

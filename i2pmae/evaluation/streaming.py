@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby, islice
 
 from i2pmae.datasets import Shape, ShapeSource
 from i2pmae.evaluation.clouds import CloudReader
@@ -20,29 +20,41 @@ def stream(
     batch_size: int,
     description: str,
 ) -> None:
-    """Add the rows of the shapes that a journal lacks.
+    """Add the rows of the shapes that a journal lacks, after those that failed before.
 
     Args:
         source: the shapes.
-        clouds: reads them, from `journal.n_done` on.
+        clouds: reads them: `journal.missing`.
         journal: takes a row per shape; of one that cannot be read, `id` and `error`.
         rows_of: shapes of equally many points, and their indices, to rows.
         batch_size: shapes per call; fewer at the end.
         description: of the bar.
     """
-    shapes = clouds.shapes()
-    with Progress(description, len(source), done=journal.n_done) as progress:
+    n_before, failed = journal.n_done, journal.failed
+    shapes = ((clouds.kept[-1], shape) for shape in clouds.shapes())
+    with Progress(description, len(source), done=n_before - len(failed)) as progress:
+
+        def errors_of(indices: Iterable[int]) -> dict[int, Row]:
+            return {k: {"id": source.ids[k], "error": clouds.errors[k]} for k in indices}
 
         def add(rows: dict[int, Row], n_done: int) -> None:
             every = range(journal.n_done, n_done)
-            failed = {
-                k: {"id": source.ids[k], "error": clouds.errors[k]} for k in every if k not in rows
-            }
+            rows |= errors_of(k for k in every if k not in rows)
             if every:
-                journal.add(n_done, [(rows | failed)[k] for k in every])
+                journal.add(n_done, [rows[k] for k in every])
                 progress.advance(len(every))
 
-        while batch := list(islice(shapes, batch_size)):
-            indices = clouds.kept[-len(batch) :]
-            add(dict(zip(indices, rows_of(batch, indices), strict=True)), indices[-1] + 1)
+        for is_again, some in groupby(shapes, lambda read: read[0] < n_before):
+            while batch := list(islice(some, batch_size)):
+                indices = [index for index, _ in batch]
+                found = rows_of([shape for _, shape in batch], indices)
+                rows = dict(zip(indices, found, strict=True))
+                if is_again:
+                    journal.replace(rows)
+                    progress.advance(len(rows))
+                else:
+                    add(rows, indices[-1] + 1)
         add({}, len(source))
+        if unread := errors_of(k for k in failed if k in clouds.errors):
+            journal.replace(unread)
+            progress.advance(len(unread))

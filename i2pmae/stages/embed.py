@@ -104,7 +104,7 @@ def run(config: EmbedConfig) -> Result:
             config.points or source.svm_points,
             on_error=config.on_error,
             require=encoder.config.require_points,
-            start=journal.n_done,
+            indices=journal.missing,
         )
         stream(source, clouds, journal, rows, batch_size=config.batch_size, description="embed")
         rows_of_all = list(journal.rows())

@@ -81,7 +81,7 @@ def run(config: PredictConfig) -> Result:
             predictor.n_points,
             on_error=config.on_error,
             choose=predictor.choose,
-            start=journal.n_done,
+            indices=journal.missing,
         )
         stream(
             source,

@@ -26,6 +26,23 @@ def test_what_was_kept_is_there_again_and_half_a_line_is_not(tmp_path):
     assert what_is_saved() is None
 
 
+def test_rows_with_an_error_are_to_be_replaced_and_all_others_stay(tmp_path):
+    bad = {"id": "y", "error": "no reader"}
+    with Journal(tmp_path / "out.csv", {}, 5) as journal:
+        journal.add(3, [*rows("x"), bad, bad])
+        assert (journal.failed, journal.missing) == ([], [3, 4])
+    for _ in range(2):
+        with Journal(tmp_path / "out.csv", {}, 5) as journal:
+            assert (journal.failed, journal.missing) == ([1, 2], [1, 2, 3, 4])
+            journal.replace({2: bad})
+    with Journal(tmp_path / "out.csv", {}, 5) as journal:
+        journal.replace({1: {"id": "y"}})
+        journal.add(4, rows("v"))
+    with Journal(tmp_path / "out.csv", {}, 5) as journal:
+        assert (journal.n_done, journal.failed) == (4, [2])
+        assert list(journal.rows()) == [*rows("x", "y"), bad, *rows("v")]
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing\n", b"[1]\n", b'{"a": 2}\n{"n_done": 1}\n'])
 def test_files_of_other_settings_or_of_none_start_anew(tmp_path, content):
     journal = Journal(tmp_path / "out.csv", {"a": 1}, 5)

@@ -220,6 +220,39 @@ def test_a_stopped_command_resumes_to_the_same_table(
     assert not unfinished.exists()
 
 
+@pytest.mark.parametrize("last", [None, 1])
+def test_shapes_that_could_not_be_read_are_read_again(
+    classifier, folder, tmp_path, monkeypatch, last
+):
+    whole, out = tmp_path / "whole.csv", tmp_path / "p.csv"
+    run(classifier, folder, whole)
+    kind, seen = type(open_source(folder)), []
+    original, rows = kind.load, predictors.ClassPredictor.rows
+
+    def failing(self, index):
+        if last is None or index in (0, 2):
+            raise DataError("a package is missing")
+        return original(self, index)
+
+    def stopped(self, shapes, indices):
+        if len(seen) == last:
+            raise KeyboardInterrupt
+        seen.append(list(indices))
+        return rows(self, shapes, indices)
+
+    monkeypatch.setattr(kind, "load", failing)
+    monkeypatch.setattr(predictors.ClassPredictor, "rows", stopped)
+    with pytest.raises(DataError if last is None else KeyboardInterrupt):
+        run(classifier, folder, out)
+    monkeypatch.setattr(kind, "load", original)
+    last = -1
+    done = {index for batch in seen for index in batch}
+    seen.clear()
+    assert run(classifier, folder, out)["skipped"] == ["box/broken"]
+    assert not done & {index for batch in seen for index in batch}
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_other_settings_or_files_start_anew(classifier, folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "p.csv"
     monkeypatch.setattr(predict, "_draw", lambda *_: 1 / 0)
