@@ -74,6 +74,6 @@ def test_fewer_points_than_the_encoder_needs(trained):
         svm.run(SvmConfig(data="procedural", checkpoint=trained, points=32))
 
 
-def test_too_few_points_name_the_shape():
-    with pytest.raises(DataError, match="points"):
-        svm.run(SvmConfig(data="procedural", points=10**6, limit=60, encoder=TINY_ENCODER))
+def test_too_few_points_name_the_shape(parts_folder):
+    with pytest.raises(DataError, match="has 128 points, 129 are asked; set --points 128 or fewer"):
+        svm.run(SvmConfig(data=parts_folder, points=129, encoder=TINY_ENCODER))
