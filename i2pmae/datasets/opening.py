@@ -20,6 +20,7 @@ from i2pmae.datasets.folders import (
 )
 from i2pmae.datasets.hdf5 import ModelNetHdf5
 from i2pmae.datasets.kinds import kinds_of
+from i2pmae.datasets.listed import some
 from i2pmae.datasets.meshes import Meshes
 from i2pmae.datasets.modelnet_text import PICKLES, ModelNet10Text, ModelNetPickle, ModelNetText
 from i2pmae.datasets.naming import Classes
@@ -216,10 +217,9 @@ def require_labels(
     """Raise a DataError unless a split has shapes, all of them with a class."""
     without = [name for name, label in zip(ids, labels, strict=True) if label < 0]
     if 0 < len(without) < len(labels):
-        some = ", ".join(without[:3]) + ", ..." * (len(without) > 3)
         raise DataError(
             f"{path}: {len(without)} of {len(labels)} shapes of split '{split}' without a class "
-            f"({some}); move each into a class folder or remove it"
+            f"({some(without)}); move each into a class folder or remove it"
         )
     if len(without) == len(labels):
         raise DataError(
