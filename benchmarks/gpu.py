@@ -866,7 +866,7 @@ def encode(bench: Bench, n_shapes: int, rates: dict[str, float], precision: str)
 
 
 def encode_at_once(bench: Bench, n_shapes: int, rates: dict[str, float], precision: str) -> Figures:
-    """The same by the threads and streams of stage one, several batches under way."""
+    """The same as stage one has it done: by a thread of its own, with a batch waiting."""
     encoder = make_encoder(bench, precision)
     host = bench.clouds[:n_shapes].numpy()
     n_batches = 2 if bench.quick else 16

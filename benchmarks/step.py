@@ -128,7 +128,7 @@ def make_step(store: Path, dtype: torch.dtype, settings: dict[str, Any]) -> Call
     train = TrainingStep(reader, config, dtype)
     batches = endless(reader)
     generator: torch.Generator | None = torch.Generator().manual_seed(0)
-    if config.compile != "off":  # a compiled step draws from torch's own generator
+    if config.compile == "default":  # a compiled step draws from torch's own generator
         train.losses, generator = compile_losses(train.losses), None
 
     def step() -> float:

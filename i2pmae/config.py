@@ -480,10 +480,11 @@ class PretrainConfig(TrainingConfig):
     epochs: int = Field(300, gt=0, description="Passes over the store.")
     batch_size: int = Field(64, gt=0, description="Shapes per step, over all processes.")
     points: int = Field(2048, gt=0, description="Points per shape that the network sees.")
-    compile: Literal["off", "default", "reduce-overhead", "cuda-graph"] = Field(
-        "off",
+    compile: Literal["auto", "off", "default", "reduce-overhead", "cuda-graph"] = Field(
+        "auto",
         description="Run each step from a graph: captured as it is (cuda-graph), or compiled by "
-        "torch.compile, with (reduce-overhead) or without a CUDA graph.",
+        "torch.compile, with (reduce-overhead) or without a CUDA graph; auto: cuda-graph where one "
+        "process trains on a CUDA device, else off.",
     )
     checkpoint_every: int = Field(25, gt=0, description="Epochs between checkpoints that are kept.")
     encoder: EncoderConfig = EncoderConfig()

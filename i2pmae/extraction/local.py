@@ -19,7 +19,7 @@ from i2pmae.config import ExtractConfig
 from i2pmae.datasets import ShapeSource
 from i2pmae.datasets.reading import Outcome, n_available, read_pieces
 from i2pmae.device import pick_device
-from i2pmae.extraction.encoding import AT_ONCE, Encoder, load_encoder
+from i2pmae.extraction.encoding import AT_ONCE, Encoder, batches_at_once, load_encoder
 from i2pmae.extraction.growth import in_store_order
 from i2pmae.extraction.loading import LoadedShapes, ShapeReader
 from i2pmae.extraction.shards import Executor, Shard, ShardStats, cut, shapes_of
@@ -178,11 +178,10 @@ def several_at_once(
     """Items once `work` is done with them, in their order; some threads do one item each.
 
     The threads share the cores. Two batches on one core each take less time than one after the
-    other on two cores, which wait for each other after every operation; what is not the image
-    model's work fills no core on its own; and a GPU has work while a CPU prepares more.
+    other on two cores, which wait for each other after every operation; and what is not the image
+    model's work fills no core on its own. A GPU has one thread.
     """
-    n_cores = torch.get_num_threads()
-    n_threads = min(n_cores, AT_ONCE)
+    n_cores, n_threads = torch.get_num_threads(), batches_at_once(encoder.axes.device)
     idle: queue.SimpleQueue[Encoder] = queue.SimpleQueue()
     for image_model in _copies(encoder.image_model, n_threads):
         idle.put(replace(encoder, image_model=image_model))
@@ -195,9 +194,7 @@ def several_at_once(
             idle.put(mine)
 
     ahead: deque[tuple[Item, Future[None]]] = deque()
-    pool = ThreadPoolExecutor(
-        n_threads, "encode", _begin_thread, (n_cores // n_threads, encoder.axes.device)
-    )
+    pool = ThreadPoolExecutor(n_threads, "encode", torch.set_num_threads, (n_cores // n_threads,))
     try:
         for item in items:
             ahead.append((item, pool.submit(run, item)))
@@ -211,13 +208,6 @@ def several_at_once(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(n_cores)  # threads to come start with the number set last
-
-
-def _begin_thread(n_cores: int, device: torch.device) -> None:
-    """Share the cores; on a GPU, work of this thread runs beside that of the others."""
-    torch.set_num_threads(n_cores)
-    if device.type == "cuda":
-        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
 def _copies(image_model: ImageModel, n: int) -> list[ImageModel]:

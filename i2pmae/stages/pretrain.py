@@ -17,7 +17,7 @@ from i2pmae.errors import ConfigError
 from i2pmae.progress import note
 from i2pmae.stages import svm
 from i2pmae.store import StoreReader, resolve_store
-from i2pmae.training.compiled_step import CompiledStep, require_compiles
+from i2pmae.training.compiled_step import CompiledStep, pick_mode
 from i2pmae.training.distributed import ProcessGroup
 from i2pmae.training.loop import Training, begun, say_begin, train
 from i2pmae.training.pretraining import PretrainingTask, build_model, network_sizes
@@ -70,7 +70,7 @@ def _run(config: PretrainConfig, process_group: ProcessGroup, resume: bool) -> R
     indices = reader.indices(config.split)
     _check_fits(config, reader, len(indices))
     process_group.check_batch(config.batch_size, config.accumulate)
-    require_compiles(
+    mode = pick_mode(
         config.compile,
         device,
         together=process_group.together,
@@ -110,8 +110,8 @@ def _run(config: PretrainConfig, process_group: ProcessGroup, resume: bool) -> R
         if saved is not None:
             _require_same_store(saved, folder, reader)
         training.restore(folder, saved, task)
-    if config.compile != "off":
-        training.compiled = CompiledStep(losses, model.parameters(), config.compile)
+    if mode is not None:
+        training.compiled = CompiledStep(losses, model.parameters(), mode)
     train(training, task, folder, "pretrain", config.checkpoint_every)
     if not process_group.is_first:
         return Result()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,13 @@ Mode = Literal["default", "reduce-overhead", "cuda-graph"]
 WARM_UP = 3  # steps before a graph is captured: they load kernels and choose algorithms
 
 
-def require_compiles(
-    mode: str, device: torch.device, *, together: bool, accumulate: int = 1
-) -> None:
-    """Stop before training where a mode cannot work.
+def pick_mode(
+    setting: str, device: torch.device, *, together: bool, accumulate: int = 1
+) -> Mode | None:
+    """How steps are taken; None: one operation after the other.
 
     Args:
-        mode: setting `compile`.
+        setting: `compile`; `auto` replays a CUDA graph wherever it can.
         device: to train on.
         together: whether several processes train one network.
         accumulate: parts of a step.
@@ -40,21 +40,26 @@ def require_compiles(
     Raises:
         ConfigError: if it cannot.
     """
-    if mode == "cuda-graph" and device.type != "cuda":
+    if setting == "off":
+        return None
+    if setting == "auto":
+        return "cuda-graph" if device.type == "cuda" and not together else None
+    if setting == "cuda-graph" and device.type != "cuda":
         raise ConfigError(
             f"--compile cuda-graph: only on CUDA devices, this run is on {device.type}; "
             "leave it out, or use --compile default"
         )
-    if mode == "reduce-overhead" and accumulate > 1:
+    if setting == "reduce-overhead" and accumulate > 1:
         # torch keeps gradients in the graph's own memory, which the next part would overwrite
         raise ConfigError(
             f"--compile reduce-overhead works on whole steps, found accumulate={accumulate}; "
             "use --compile default, or cuda-graph"
         )
-    if mode != "off" and together:
+    if together:
         raise ConfigError(
-            f"--compile {mode}: only in one process, torchrun started several; leave it out"
+            f"--compile {setting}: only in one process, torchrun started several; leave it out"
         )
+    return cast(Mode, setting)
 
 
 class CompiledStep:

@@ -12,7 +12,7 @@ from i2pmae.config import EncoderConfig
 from i2pmae.errors import ConfigError
 from i2pmae.stages import pretrain
 from i2pmae.training import compiled_step
-from i2pmae.training.compiled_step import WARM_UP, CompiledStep, require_compiles
+from i2pmae.training.compiled_step import WARM_UP, CompiledStep, pick_mode
 from i2pmae.training.run_folder import RunFolder
 
 from ..conftest import pretrain_config
@@ -167,15 +167,23 @@ def test_an_error_of_a_step_that_has_worked_is_not_hidden():
 )
 def test_modes_that_cannot_work_stop_before_training(mode, device, together):
     with pytest.raises(ConfigError, match=f"--compile {mode}: only"):
-        require_compiles(mode, torch.device(device), together=together)
-    require_compiles("off", torch.device(device), together=together)
+        pick_mode(mode, torch.device(device), together=together)
+    assert pick_mode("off", torch.device(device), together=together) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "together", "expected"),
+    [("cuda", False, "cuda-graph"), ("cuda", True, None), ("cpu", False, None)],
+)
+def test_a_graph_is_replayed_wherever_it_can_be(device, together, expected):
+    assert pick_mode("auto", torch.device(device), together=together) == expected
 
 
 def test_torch_graphs_hold_whole_steps():
     cpu = torch.device("cpu")
     with pytest.raises(ConfigError, match="accumulate=2"):
-        require_compiles("reduce-overhead", cpu, together=False, accumulate=2)
-    require_compiles("default", cpu, together=False, accumulate=2)
+        pick_mode("reduce-overhead", cpu, together=False, accumulate=2)
+    assert pick_mode("default", cpu, together=False, accumulate=2) == "default"
 
 
 @pytest.mark.usefixtures("as_it_is")
