@@ -227,8 +227,10 @@ class OptimConfig(Config):
     warmup_epochs: float = Field(
         10, ge=0, description="Epochs of linear warm-up; may be a fraction."
     )
-    cosine_epochs: int = Field(
-        300, gt=0, description="Epoch at which the cosine reaches the minimum learning rate."
+    cosine_epochs: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        300,
+        description="Epoch at which the cosine reaches the minimum learning rate; auto: the run's "
+        "last, and the warm-up takes a tenth of the run at most.",
     )
     min_lr: float = Field(1e-6, ge=0, description="Minimum learning rate.")
     schedule: Literal["epoch", "step"] = Field(
