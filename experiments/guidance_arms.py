@@ -321,7 +321,10 @@ KICAD_ARMS = {
         LONG_WITHOUT_AUGMENTATION,
         5,
         "vit-block-6",
-        against=("random-vit", "3d-only", "paper", "random", "2d-features", "targets-only"),
+        against=(
+            *("random-vit", "3d-only", ONLY_3D_LONG, "paper", "random", "2d-features"),
+            "targets-only",
+        ),
     ),
     "random-vit": Arm(
         "2D-guided masking, targets of the 2D network with random weights",
