@@ -79,13 +79,13 @@ class CompiledStep:
 
     def __init__(self, losses: Losses, parameters: Iterable[nn.Parameter], mode: Mode) -> None:
         self._mode, self._parameters = mode, list(parameters)
-        self._plain: Step = partial(_forward_backward, losses)
+        self._plain: Step = partial(forward_backward, losses)
         self._fast: Step | None
         if mode == "cuda-graph":
             self._fast = _Recorded(self._plain, self._parameters)
         else:
             compiled = compile_losses(losses, cuda_graphs=mode == "reduce-overhead")
-            self._fast = partial(_forward_backward, compiled)
+            self._fast = partial(forward_backward, compiled)
         self._steps = 0  # that went well
 
     def __call__(self, batches: Sequence[Batch], seed: int) -> Tensor:
@@ -122,8 +122,8 @@ class CompiledStep:
             parameter.grad = None
 
 
-def _forward_backward(losses: Losses, batches: Sequence[Batch]) -> Tensor:
-    """A step, operation by operation or as `losses` was compiled."""
+def forward_backward(losses: Losses, batches: Sequence[Batch]) -> Tensor:
+    """A step, operation by operation or as `losses` was compiled; see `Step`."""
     found = []
     for batch in batches:
         value = losses(batch)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from i2pmae.config import PretrainConfig
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.geometry.projection import fit_pixels, view_axes
 from i2pmae.model.pretraining import PretrainingModel
+from i2pmae.training.compiled_step import (
+    WARM_UP,
+    Batch,
+    CompiledStep,
+    Step,
+    forward_backward,
+    pick_mode,
+)
 from i2pmae.training.pretraining import pretraining_step
 
-_BATCH = 4  # shapes of a measured step
-_STEPS = 2  # measured, after one that warms up
+_BATCH = 4  # shapes of a step on a CPU, whose time grows with them; a GPU takes the run's batches
+_STEPS = 2  # measured, after those that warm up
 
 
 class Cost(TypedDict):
@@ -45,6 +55,7 @@ def pretraining_cost(
     """
     config.encoder.require_points(config.points, "points")
     device = pick_device(config.device)
+    mode = pick_mode(config.compile, device, together=False, accumulate=config.accumulate)
     dtype = pick_dtype(config.precision, device)
     model = PretrainingModel(
         config.encoder,
@@ -56,18 +67,25 @@ def pretraining_cost(
         embed=config.embed,
     ).to(device)
     axes = view_axes(n_views)
-    batch = _random_batch(config, axes, channels, image_size)
+    n_batch = _BATCH if device.type == "cpu" else config.batch_size // config.accumulate
+    batch = _random_batch(config, n_batch, axes, channels, image_size)
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    generator = torch.Generator(device).manual_seed(config.seed)
-    started = 0.0
-    for step in range(1 + _STEPS):
+    axes = axes.to(device)
+
+    def losses(batch: Batch) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            output = pretraining_step(model, batch, config, axes.to(device), generator)
-        output.loss.backward()
-        float(output.loss.detach())  # waits for the device
-        if step == 0:
+            return pretraining_step(model, batch, config, axes, None).loss[None]
+
+    step: Step = partial(forward_backward, losses)
+    if mode is not None:
+        step = partial(CompiledStep(losses, model.parameters(), mode), seed=config.seed)
+    started, n_warm = 0.0, 1 if mode is None else WARM_UP + 1
+    torch.manual_seed(config.seed)
+    for k in range(n_warm + _STEPS):
+        float(step([batch]))  # waits for the device
+        if k + 1 == n_warm:
             started = time.perf_counter()
-    per_shape = (time.perf_counter() - started) / (_STEPS * _BATCH)
+    per_shape = (time.perf_counter() - started) / (_STEPS * n_batch)
     return {
         "epochs": config.epochs,
         "seconds_per_epoch": round(per_shape * n_shapes, 1),
@@ -78,22 +96,22 @@ def pretraining_cost(
 
 
 def _random_batch(
-    config: PretrainConfig, axes: torch.Tensor, channels: int, image_size: int
-) -> dict[str, torch.Tensor]:
+    config: PretrainConfig, n_shapes: int, axes: Tensor, channels: int, image_size: int
+) -> dict[str, Tensor]:
     """Arrays of a store, filled by chance."""
     generator = torch.Generator().manual_seed(config.seed)
-    points = torch.randn(_BATCH, config.points, 3, generator=generator)
+    points = torch.randn(n_shapes, config.points, 3, generator=generator)
     points = torch.nn.functional.normalize(points, dim=2)
     pixel_map = fit_pixels(points, axes, image_size)
     side = max(image_size // 16, 1)
-    shape = (_BATCH, len(axes), side, side)
+    shape = (n_shapes, len(axes), side, side)
     return {
         "points": points,
         "saliency": torch.rand(shape, generator=generator),
         "features": torch.randint(
             -127, 127, (*shape, channels), dtype=torch.int8, generator=generator
         ),
-        "feature_scale": torch.full((_BATCH, channels), 0.1),
+        "feature_scale": torch.full((n_shapes, channels), 0.1),
         "pixel_origin": pixel_map.origin,
         "pixel_size": pixel_map.size,
         "pixel_shift": pixel_map.shift,

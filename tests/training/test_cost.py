@@ -1,6 +1,7 @@
 import pytest
 
 from i2pmae.errors import ConfigError
+from i2pmae.training import compiled_step
 from i2pmae.training.cost import pretraining_cost
 
 from ..conftest import pretrain_config
@@ -14,6 +15,21 @@ def test_training_is_measured_with_the_networks_own_sizes(tmp_path):
     assert found["seconds_per_epoch"] == pytest.approx(100_000 / found["shapes_per_s"], rel=0.2)
     wider = pretraining_cost(config, n_shapes=100, n_views=3, channels=32, image_size=64)
     assert wider["parameters"] > found["parameters"]
+
+
+def test_steps_are_measured_as_they_will_be_taken(tmp_path, monkeypatch):
+    taken, step = [], compiled_step.CompiledStep.__call__
+
+    def counted(compiled, batches, seed):
+        taken.append(len(batches))
+        return step(compiled, batches, seed)
+
+    monkeypatch.setattr(compiled_step.CompiledStep, "__call__", counted)
+    monkeypatch.setattr(compiled_step, "compile_losses", lambda losses, **_: losses)
+    config = pretrain_config(tmp_path, tmp_path, compile="default")
+    found = pretraining_cost(config, n_shapes=100, n_views=3, channels=16, image_size=64)
+    assert len(taken) > compiled_step.WARM_UP
+    assert found["shapes_per_s"] > 0
 
 
 def test_training_on_too_few_points_is_refused(tmp_path):
