@@ -15,6 +15,7 @@ from i2pmae.recipes import load_config
 
 FEW = 3000  # shapes below which the paper's network has too little to learn from
 SMALL = "pretrain-small"
+GPU_BATCH = 64  # shapes per call of the 2D model: an H100 encodes 2.4 times as many as by 8
 
 
 class Recommendation(NamedTuple):
@@ -68,6 +69,9 @@ def recommend_extraction(data: str, store: str, device: torch.device) -> Recomme
     options = {"data": Path(data), "cache": Path(store), "split": "all", "image_model.name": name}
     words = ["i2pmae", "extract-2d", data, "--split", "all", "--cache", store]
     words += ["--image-model", name] if name == PACKAGED else []
+    if device.type == "cuda":
+        options["batch_size"] = GPU_BATCH
+        words += ["--batch-size", str(GPU_BATCH)]
     return Recommendation(
         load_config(ExtractConfig, "extract-2d", options=options), shlex.join(words), why
     )

@@ -45,4 +45,6 @@ def test_without_a_gpu_the_packaged_image_model_is_taken_if_it_is_here(monkeypat
         found = recommend_extraction("shapes", "cache/shapes.zarr", device)
         assert found.config.image_model.name == name
         assert (PACKAGED in found.command) == (name == PACKAGED)
+        assert found.command.endswith("--batch-size 64") == (device is GPU)
+        assert found.config.batch_size == (64 if device is GPU else 8)
         assert found.config.split == "all"
