@@ -7,7 +7,12 @@ import torch
 from i2pmae.device import pick_device
 from i2pmae.errors import DownloadError, WeightsError
 from i2pmae.extraction import encoding
-from i2pmae.extraction.encoding import encode_features, load_encoder, quantize_tensor
+from i2pmae.extraction.encoding import (
+    batches_at_once,
+    encode_features,
+    load_encoder,
+    quantize_tensor,
+)
 from i2pmae.image_model import ImageModel, load_image_model, loading
 from i2pmae.stages import extract_2d
 from i2pmae.store.quantize import encode, quantize
@@ -135,6 +140,16 @@ def test_an_encoder_gives_what_the_store_holds(encoder):
 def test_the_image_model_is_the_one_of_the_settings(encoder):
     model = load_image_model("timm:test_vit", "random", 64)
     assert encoder.image_model.info == model.info
+
+
+def test_only_cores_encode_several_batches_at_once():
+    n_cores = torch.get_num_threads()
+    found = []
+    for n in (1, 3, 12):
+        torch.set_num_threads(n)
+        found.append([batches_at_once(torch.device(name)) for name in ("cpu", "cuda")])
+    torch.set_num_threads(n_cores)
+    assert found == [[1, 1], [3, 1], [4, 1]]
 
 
 def test_a_compiled_image_model_is_recorded_and_goes_on_with_any_store(tmp_path, monkeypatch):
