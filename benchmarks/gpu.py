@@ -990,9 +990,7 @@ def curve(
         first = k % n_epoch * n_shapes
         chosen = order[first : first + n_shapes].to(bench.device)
         generator = torch.Generator(bench.device).manual_seed(step_seed(seed, k))
-        set_learning_rate(
-            train.optimizer, config.optim, config.epochs, k // n_epoch, k % n_epoch / n_epoch
-        )
+        set_learning_rate(train.optimizer, config.optim, k // n_epoch, k % n_epoch / n_epoch)
         losses.append(train({key: x[chosen] for key, x in whole.items()}, generator))
     found = torch.stack(losses).cpu()[:, 0]
     curves[name] = found

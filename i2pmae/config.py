@@ -225,12 +225,15 @@ class OptimConfig(Config):
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay.")
     warmup_epochs: float = Field(
-        10, ge=0, description="Epochs of linear warm-up; may be a fraction."
+        10,
+        ge=0,
+        description="Epochs of linear warm-up; may be a fraction. Where cosine_epochs is 0, a "
+        "tenth of the run at most.",
     )
-    cosine_epochs: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+    cosine_epochs: int = Field(
         300,
-        description="Epoch at which the cosine reaches the minimum learning rate; auto: the run's "
-        "last, and the warm-up takes a tenth of the run at most.",
+        ge=0,
+        description="Epoch at which the cosine reaches the minimum learning rate; 0: the last.",
     )
     min_lr: float = Field(1e-6, ge=0, description="Minimum learning rate.")
     schedule: Literal["epoch", "step"] = Field(
@@ -242,6 +245,13 @@ class OptimConfig(Config):
     decay_rule: Literal["norms-and-tokens", "official"] = Field(
         "norms-and-tokens", description="Which parameters are exempt from weight decay."
     )
+
+    def of_run(self, epochs: int) -> OptimConfig:
+        """The same for a run of so many epochs: a schedule that is to end with it does so."""
+        if self.cosine_epochs:
+            return self
+        warmup = min(self.warmup_epochs, epochs / 10)
+        return self.model_copy(update={"warmup_epochs": warmup, "cosine_epochs": epochs})
 
 
 class ImageModelConfig(Config):
@@ -422,6 +432,12 @@ class TrainingConfig(Config):
     save_minutes: float = Field(
         10.0, gt=0, description="Minutes between updates of the last checkpoint."
     )
+
+    @model_validator(mode="after")
+    def _schedule_is_of_the_run(self) -> Self:
+        values = vars(self)
+        values["optim"] = values["optim"].of_run(values["epochs"])
+        return self
 
 
 class ExtractConfig(ReadingConfig):

@@ -321,7 +321,7 @@ def _run_of(source: Path, saved: Checkpoint) -> RunFolder | None:
         )
     except (OSError, ValueError):
         return None
-    ignored = {*MAY_CHANGE, "cache", "svm", "accumulate", "encoder"}
+    ignored = {*MAY_CHANGE, "cache", "svm", "accumulate", "compile", "encoder"}
     return None if differences(there, here, ignored) else RunFolder(source.parent)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypedDict
 
 from i2pmae.config import ExtractConfig, WorkersConfig
 from i2pmae.datasets import survey_headers
+from i2pmae.device import pick_device
 from i2pmae.extraction.loading import open_data
 from i2pmae.image_model.present import weights_present
 from i2pmae.interrupts import forget_saved
@@ -115,9 +116,11 @@ def extraction(config: ExtractConfig, *, survey: bool = True) -> Result:
         n_points, bad = extract_2d.usable(found, source, config)
         config = config.model_copy(update={"points": n_points})
     store = extract_2d.store_path(config.cache, config.data)
+    on_gpu = pick_device(config.device).type == "cuda"
+    n_sample = 2 * config.batch_size if on_gpu else _SAMPLE if survey else _SMALL_SAMPLE
     sample = config.model_copy(
         update={
-            "limit": min(_SAMPLE if survey else _SMALL_SAMPLE, len(source)),
+            "limit": min(n_sample, len(source)),
             "on_error": "skip" if bad or not survey else config.on_error,
             "layout": source.layout,
             "loaders": 0,
@@ -128,6 +131,8 @@ def extraction(config: ExtractConfig, *, survey: bool = True) -> Result:
     if not here:  # a dry run fetches nothing; random weights take as long
         image_model = config.image_model.model_copy(update={"pretrained": "random"})
         sample = sample.model_copy(update={"image_model": image_model})
+    if on_gpu:
+        _extract_sample(sample)  # loads kernels, which takes longer than all the rest
     measured = _extract_sample(sample)
     share, spec = len(source) / measured.n_shapes, measured.spec
     return {

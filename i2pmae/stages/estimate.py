@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 
 from i2pmae.config import ExtractConfig, PretrainConfig
 from i2pmae.datasets.stored import StoredShapes
-from i2pmae.device import pick_device
+from i2pmae.device import out_of_memory_explained, pick_device
 from i2pmae.errors import ConfigError
 from i2pmae.progress import format_bytes, format_seconds, note, print_lines, print_table
 from i2pmae.recipes import load_config, recipe_commands
@@ -108,17 +108,22 @@ def run(data: Path, cache: Path, chosen: Configs | None) -> Result:
         [
             ["2D model", recommended["image_model"], first.why],
             ["recipe", recommended["recipe"], second.why],
-            ["epochs", recommended["epochs"], "the recipe's"],
+            ["epochs", recommended["epochs"], "the recipe's, or more for few shapes"],
             ["batch size", recommended["batch_size"], "the recipe's, or all shapes"],
         ],
     )
     _show(data, extraction, training)
+    if second.caution is not None:
+        note(second.caution)
     print_lines(recommended["commands"])
     return {"extraction": extraction, "pretraining": training, "recommended": recommended}
 
 
 def _training(config: PretrainConfig, extraction: dry_run.Result) -> Cost:
-    return pretraining_cost(config, n_shapes=extraction["training_shapes"], **extraction["sizes"])
+    with out_of_memory_explained("the batches of this recipe are too large for this machine"):
+        return pretraining_cost(
+            config, n_shapes=extraction["training_shapes"], **extraction["sizes"]
+        )
 
 
 def _show(data: Path, extraction: dry_run.Result, training: Cost) -> None:

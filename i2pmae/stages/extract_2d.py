@@ -111,6 +111,8 @@ def run(config: ExtractConfig) -> Result:
     skipped = f", {n_skipped} skipped" if n_skipped else ""
     n_stored = len(source) - n_skipped
     note(f"{shown}: {n_stored} shapes of {result['points']} points{skipped}, {done}")
+    if advice.caution is not None:
+        note(advice.caution)
     note(f"next ({advice.why}): {advice.command}")
     return result
 

@@ -15,9 +15,10 @@ from i2pmae.config import PretrainConfig
 from i2pmae.device import pick_device
 from i2pmae.errors import ConfigError
 from i2pmae.progress import note
+from i2pmae.recipes import settings_of_run
 from i2pmae.stages import svm
 from i2pmae.store import StoreReader, resolve_store
-from i2pmae.training.compiled_step import CompiledStep, pick_mode
+from i2pmae.training.compiled_step import CompiledStep, Mode, pick_mode
 from i2pmae.training.distributed import ProcessGroup
 from i2pmae.training.loop import Training, begun, say_begin, train
 from i2pmae.training.pretraining import PretrainingTask, build_model, network_sizes
@@ -70,19 +71,26 @@ def _run(config: PretrainConfig, process_group: ProcessGroup, resume: bool) -> R
     indices = reader.indices(config.split)
     _check_fits(config, reader, len(indices))
     process_group.check_batch(config.batch_size, config.accumulate)
+    before = settings_of_run(config.out) if resume else None
+    taken = None if before is None else before.get("compile", "off")  # version 0.1 had no other
     mode = pick_mode(
         config.compile,
         device,
         together=process_group.together,
         accumulate=config.accumulate,
+        begun=taken,
     )
+    may_change = ["cache", "svm", "accumulate"]
+    if mode in (taken, "off") and config.compile in ("auto", taken):
+        may_change.append("compile")
+    config = config.model_copy(update={"compile": mode})
 
     folder = RunFolder(config.out)
     check = None
     if process_group.is_first:
         if config.svm.data is not None:
             check = svm.Check(config.svm, config.encoder)
-        folder.start(config, resume=resume, may_change=("cache", "svm", "accumulate"))
+        folder.start(config, resume=resume, may_change=may_change)
     process_group.wait()
     torch.manual_seed(step_seed(config.seed))
     model = build_model(config, reader).to(device)
@@ -110,9 +118,12 @@ def _run(config: PretrainConfig, process_group: ProcessGroup, resume: bool) -> R
         if saved is not None:
             _require_same_store(saved, folder, reader)
         training.restore(folder, saved, task)
-    if mode is not None:
-        training.compiled = CompiledStep(losses, model.parameters(), mode)
-    train(training, task, folder, "pretrain", config.checkpoint_every)
+    if mode != "off":
+        training.compiled = CompiledStep(losses, model.parameters(), cast(Mode, mode))
+    try:
+        train(training, task, folder, "pretrain", config.checkpoint_every)
+    finally:
+        training.compiled = None  # a graph's memory is free at once
     if not process_group.is_first:
         return Result()
     found = {

@@ -8,15 +8,16 @@ still runs, and learning rates, clipping and checkpoints stay as they are.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from i2pmae.errors import ConfigError
-from i2pmae.progress import warn
+from i2pmae.progress import note, warn
 
 Batch = Mapping[str, Tensor]
 Losses = Callable[[Batch], Tensor]  # forward pass: losses (n,), the first is minimized
@@ -27,23 +28,36 @@ WARM_UP = 3  # steps before a graph is captured: they load kernels and choose al
 
 
 def pick_mode(
-    setting: str, device: torch.device, *, together: bool, accumulate: int = 1
-) -> Mode | None:
-    """How steps are taken; None: one operation after the other.
+    setting: str,
+    device: torch.device,
+    *,
+    together: bool,
+    accumulate: int = 1,
+    begun: str | None = None,
+) -> str:
+    """How steps are taken: a `Mode`, or `off` for one operation after the other.
 
     Args:
         setting: `compile`; `auto` replays a CUDA graph wherever it can.
         device: to train on.
         together: whether several processes train one network.
         accumulate: parts of a step.
+        begun: how the run took its steps until now, for compiled ones draw other numbers: `auto`
+            goes on with it. A graph is left out where there can be none.
 
     Raises:
-        ConfigError: if it cannot.
+        ConfigError: if a mode that was asked for cannot work.
     """
-    if setting == "off":
-        return None
+    can_replay = device.type == "cuda" and not together
     if setting == "auto":
-        return "cuda-graph" if device.type == "cuda" and not together else None
+        is_known = begun not in (None, "auto")
+        setting = str(begun) if is_known else "cuda-graph" if can_replay else "off"
+    if setting == begun == "cuda-graph" and not can_replay:
+        note(
+            "the run began with a CUDA graph, which takes one process on a CUDA device: it goes on "
+            "without, and draws other numbers from here on"
+        )
+        return "off"
     if setting == "cuda-graph" and device.type != "cuda":
         raise ConfigError(
             f"--compile cuda-graph: only on CUDA devices, this run is on {device.type}; "
@@ -55,11 +69,11 @@ def pick_mode(
             f"--compile reduce-overhead works on whole steps, found accumulate={accumulate}; "
             "use --compile default, or cuda-graph"
         )
-    if together:
+    if setting != "off" and together:
         raise ConfigError(
             f"--compile {setting}: only in one process, torchrun started several; leave it out"
         )
-    return cast(Mode, setting)
+    return setting
 
 
 class CompiledStep:
@@ -107,19 +121,22 @@ class CompiledStep:
         except RuntimeError as error:
             if self._steps > WARM_UP:  # it has worked: this is something else
                 raise
-            self._give_up(error)
-            torch.manual_seed(seed)
-            return self._plain(batches)
-        self._steps += 1
-        return losses
+            reason = str(error).strip().partition("\n")[0]
+        else:
+            self._steps += 1
+            return losses
+        self._give_up(reason)  # here nothing holds on to what the failed pass has in memory
+        torch.manual_seed(seed)
+        return self._plain(batches)
 
-    def _give_up(self, error: RuntimeError) -> None:
+    def _give_up(self, reason: str) -> None:
         """Leave everything as before the step."""
-        reason = str(error).strip().partition("\n")[0]
         warn(f"--compile {self._mode} does not work here; training continues without it: {reason}")
         self._fast = None
         for parameter in self._parameters:
             parameter.grad = None
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
 
 
 def forward_backward(losses: Losses, batches: Sequence[Batch]) -> Tensor:

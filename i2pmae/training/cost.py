@@ -13,14 +13,7 @@ from i2pmae.config import PretrainConfig
 from i2pmae.device import pick_device, pick_dtype
 from i2pmae.geometry.projection import fit_pixels, view_axes
 from i2pmae.model.pretraining import PretrainingModel
-from i2pmae.training.compiled_step import (
-    WARM_UP,
-    Batch,
-    CompiledStep,
-    Step,
-    forward_backward,
-    pick_mode,
-)
+from i2pmae.training.compiled_step import WARM_UP, Batch, CompiledStep, Step, forward_backward
 from i2pmae.training.pretraining import pretraining_step
 
 _BATCH = 4  # shapes of a step on a CPU, whose time grows with them; a GPU takes the run's batches
@@ -42,6 +35,8 @@ def pretraining_cost(
 ) -> Cost:
     """How long `pretrain` would take: a few steps on random clouds, forward and backward.
 
+    On a GPU the steps are as large as those of the run, and replayed from a CUDA graph if its are.
+
     Args:
         config: settings of the pre-training.
         n_shapes: shapes of the store.
@@ -55,7 +50,7 @@ def pretraining_cost(
     """
     config.encoder.require_points(config.points, "points")
     device = pick_device(config.device)
-    mode = pick_mode(config.compile, device, together=False, accumulate=config.accumulate)
+    replays = device.type == "cuda" and config.compile in ("auto", "cuda-graph")
     dtype = pick_dtype(config.precision, device)
     model = PretrainingModel(
         config.encoder,
@@ -77,9 +72,9 @@ def pretraining_cost(
             return pretraining_step(model, batch, config, axes, None).loss[None]
 
     step: Step = partial(forward_backward, losses)
-    if mode is not None:
-        step = partial(CompiledStep(losses, model.parameters(), mode), seed=config.seed)
-    started, n_warm = 0.0, 1 if mode is None else WARM_UP + 1
+    if replays:  # compiling would take longer than all other measurements
+        step = partial(CompiledStep(losses, model.parameters(), "cuda-graph"), seed=config.seed)
+    started, n_warm = 0.0, WARM_UP + 1 if replays else 1
     torch.manual_seed(config.seed)
     for k in range(n_warm + _STEPS):
         float(step([batch]))  # waits for the device

@@ -345,9 +345,7 @@ def train_epoch(
     batches = _Timed(task.batches(size, epoch, first_step * config.accumulate, group.part))
     recent: list[Tensor] = []
     while training.step < n_steps:
-        rate = set_learning_rate(
-            training.optimizer, config.optim, config.epochs, epoch, training.step / n_steps
-        )
+        rate = set_learning_rate(training.optimizer, config.optim, epoch, training.step / n_steps)
         recent.append(gradients(training, task, batches))
         if config.optim.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(training.model.parameters(), config.optim.clip_norm)

@@ -81,7 +81,7 @@ def make_optimizer(
     return AdamW(groups, lr=config.lr, fused=devices <= set(_FUSED_DEVICES))
 
 
-def learning_rate(epoch: float, config: OptimConfig, n_epochs: int) -> float:
+def learning_rate(epoch: float, config: OptimConfig) -> float:
     """Learning rate of an epoch: linear warm-up, then a cosine down to `min_lr`.
 
     The warm-up starts at 1e-6 in epoch 0 and would reach `lr` in epoch `warmup_epochs`. The
@@ -94,36 +94,29 @@ def learning_rate(epoch: float, config: OptimConfig, n_epochs: int) -> float:
     Args:
         epoch: number of finished epochs; may be fractional.
         config: `lr`, `warmup_epochs`, `cosine_epochs`, `min_lr`.
-        n_epochs: of the run, which `cosine_epochs` may follow.
 
     Source: timm's CosineLRScheduler with `warmup_prefix=False`, as the official code uses it.
     """
-    warmup, end = config.warmup_epochs, config.cosine_epochs
-    if end == "auto":
-        warmup, end = min(warmup, n_epochs / 10), n_epochs
-    if epoch < warmup:
+    if epoch < config.warmup_epochs:
         start = min(_WARMUP_START, config.lr)
-        return start + (config.lr - start) * epoch / warmup
-    if epoch >= end:
+        return start + (config.lr - start) * epoch / config.warmup_epochs
+    if epoch >= config.cosine_epochs:
         return config.min_lr
-    cosine = 0.5 * (1 + math.cos(math.pi * epoch / end))
+    cosine = 0.5 * (1 + math.cos(math.pi * epoch / config.cosine_epochs))
     return config.min_lr + (config.lr - config.min_lr) * cosine
 
 
-def set_learning_rate(
-    optimizer: Optimizer, config: OptimConfig, n_epochs: int, epoch: int, share: float
-) -> float:
+def set_learning_rate(optimizer: Optimizer, config: OptimConfig, epoch: int, share: float) -> float:
     """Set the rate of the next step, for all parameters, and return it.
 
     Args:
         optimizer: whose rate it is.
         config: of the schedule.
-        n_epochs: of the run.
         epoch: number of finished epochs.
         share: finished share of the next one; schedule `epoch` does not look at it: a warm-up of
             one epoch then spends that epoch at 1e-6.
     """
-    rate = learning_rate(epoch + (share if config.schedule == "step" else 0), config, n_epochs)
+    rate = learning_rate(epoch + (share if config.schedule == "step" else 0), config)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from i2pmae.errors import ConfigError
+from i2pmae.errors import ConfigError, TrainingError
 from i2pmae.stages import doctor, dry_run, estimate
 
 from ..conftest import extract_config
@@ -55,13 +56,25 @@ def test_without_a_recipe_one_is_recommended_with_what_to_type(asked, tmp_path, 
     result = doctor.run(data=Path("shapes"), cache=tmp_path)
     assert not asked["survey"]  # seconds count
     found = result["recommended"]
-    assert (found["recipe"], found["epochs"], found["batch_size"]) == ("pretrain-small", 16, 16)
+    assert (found["recipe"], found["epochs"], found["batch_size"]) == ("pretrain-small", 256, 16)
     assert asked["pretrain"][0].encoder.n_centers == (256, 128, 32)
     first, second = found["commands"]
     store = str(tmp_path / "shapes.zarr")
     assert first.startswith("i2pmae extract-2d shapes --split all --cache ")
-    assert second == f"i2pmae pretrain --recipe pretrain-small --cache {store}"
-    assert capsys.readouterr().out.rstrip().endswith(second)
+    assert second == f"i2pmae pretrain --recipe pretrain-small --cache {store} --epochs 256"
+    said = capsys.readouterr()
+    assert said.out.rstrip().endswith(second)
+    assert "the encoder that ships is probably better" in said.err
+
+
+@pytest.mark.usefixtures("asked")
+def test_batches_that_do_not_fit_are_one_line(tmp_path, monkeypatch):
+    def training(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+
+    monkeypatch.setattr(estimate, "pretraining_cost", training)
+    with pytest.raises(TrainingError, match=r"memory ran out \(2.00 GiB more.*batches of this"):
+        doctor.run(data=Path("procedural"), recipe="pretrain-small", cache=tmp_path)
 
 
 def test_of_a_store_no_extraction_is_recommended(store, tmp_path):

@@ -1,5 +1,6 @@
 """Steps from a graph: a CUDA graph is emulated here; tests marked `gpu` capture a real one."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -168,15 +169,39 @@ def test_an_error_of_a_step_that_has_worked_is_not_hidden():
 def test_modes_that_cannot_work_stop_before_training(mode, device, together):
     with pytest.raises(ConfigError, match=f"--compile {mode}: only"):
         pick_mode(mode, torch.device(device), together=together)
-    assert pick_mode("off", torch.device(device), together=together) is None
+    assert pick_mode("off", torch.device(device), together=together) == "off"
 
 
 @pytest.mark.parametrize(
     ("device", "together", "expected"),
-    [("cuda", False, "cuda-graph"), ("cuda", True, None), ("cpu", False, None)],
+    [("cuda", False, "cuda-graph"), ("cuda", True, "off"), ("cpu", False, "off")],
 )
 def test_a_graph_is_replayed_wherever_it_can_be(device, together, expected):
-    assert pick_mode("auto", torch.device(device), together=together) == expected
+    device = torch.device(device)
+    assert pick_mode("auto", device, together=together) == expected
+    for setting in ("auto", "cuda-graph"):  # it is given up where a run moves
+        assert pick_mode(setting, device, together=together, begun="cuda-graph") == expected
+    assert pick_mode("auto", device, together=together, begun="off") == "off"
+
+
+def test_a_run_goes_on_as_it_began():
+    for begun in ("off", "default", "reduce-overhead"):
+        found = pick_mode("auto", torch.device("cpu"), together=False, begun=begun)
+        assert found == begun
+
+
+@pytest.mark.parametrize("begun", [None, "off", "cuda-graph"])
+def test_a_run_of_any_machine_resumes_on_a_cpu(store, tmp_path, capsys, begun):
+    config = pretrain_config(store, tmp_path / "run", epochs=1, compile="off")
+    pretrain.run(config)
+    path = config.out / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["compile"]  # as in version 0.1
+    path.write_text(json.dumps(settings | ({"compile": begun} if begun else {})))
+    longer = config.model_copy(update={"epochs": 2, "compile": "auto"})
+    pretrain.run(longer, resume=True)
+    assert ("it goes on without" in capsys.readouterr().err) == (begun == "cuda-graph")
+    assert len(RunFolder(config.out).rows()) == 2
 
 
 def test_torch_graphs_hold_whole_steps():

@@ -1,7 +1,6 @@
 import pytest
 
 from i2pmae.errors import ConfigError
-from i2pmae.training import compiled_step
 from i2pmae.training.cost import pretraining_cost
 
 from ..conftest import pretrain_config
@@ -17,19 +16,12 @@ def test_training_is_measured_with_the_networks_own_sizes(tmp_path):
     assert wider["parameters"] > found["parameters"]
 
 
-def test_steps_are_measured_as_they_will_be_taken(tmp_path, monkeypatch):
-    taken, step = [], compiled_step.CompiledStep.__call__
-
-    def counted(compiled, batches, seed):
-        taken.append(len(batches))
-        return step(compiled, batches, seed)
-
-    monkeypatch.setattr(compiled_step.CompiledStep, "__call__", counted)
-    monkeypatch.setattr(compiled_step, "compile_losses", lambda losses, **_: losses)
-    config = pretrain_config(tmp_path, tmp_path, compile="default")
+@pytest.mark.gpu
+def test_on_a_gpu_the_graph_of_whole_batches_is_measured(tmp_path, capsys):
+    config = pretrain_config(tmp_path, tmp_path, device="cuda")
     found = pretraining_cost(config, n_shapes=100, n_views=3, channels=16, image_size=64)
-    assert len(taken) > compiled_step.WARM_UP
     assert found["shapes_per_s"] > 0
+    assert capsys.readouterr().err == ""
 
 
 def test_training_on_too_few_points_is_refused(tmp_path):

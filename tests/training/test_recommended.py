@@ -31,8 +31,20 @@ def test_few_shapes_or_no_gpu_want_the_small_network(n_shapes, device, recipe, w
 
 def test_a_command_fits_fewer_shapes_and_points_than_the_recipe_takes():
     found = recommend_pretraining("a.zarr", 9, 700, CPU)
-    assert found.command.endswith("--batch-size 9 --points 700")
+    assert found.command.endswith("--epochs 256 --batch-size 9 --points 700")
     assert (found.config.batch_size, found.config.points) == (9, 700)
+
+
+@pytest.mark.parametrize(
+    ("n_shapes", "epochs", "is_few"),
+    [(0, 256, True), (139, 256, True), (1842, 65, False), (40_000, 16, False)],
+)
+def test_the_fewer_shapes_the_more_epochs(n_shapes, epochs, is_few):
+    found = recommend_pretraining("a.zarr", n_shapes, 2048, CPU)
+    assert found.config.epochs == found.config.optim.cosine_epochs == epochs
+    assert ("--epochs" in found.command) == (epochs != 16)
+    assert ("the encoder that ships" in (found.caution or "")) == is_few
+    assert recommend_pretraining("a.zarr", 40_000, 2048, GPU).config.epochs == 300
 
 
 def test_without_a_gpu_the_packaged_image_model_is_taken_if_it_is_here(monkeypatch):
