@@ -102,7 +102,7 @@ class Sizes:
     stored: int = 8192  # points of a stored shape
     points: int = 2048  # of a training step
     shapes: int = 512  # of the store
-    extracted: int = 1024  # shapes
+    extracted: int = 4096  # shapes, so that starting up counts little
     compared: int = 8  # shapes on both devices
     batches: tuple[int, ...] = (64, 256)  # of the step
     encoded: tuple[int, ...] = (8, 64)  # shapes per call of the image model
