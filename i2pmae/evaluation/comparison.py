@@ -295,10 +295,15 @@ def compare(
     return Comparison(scores, differences)
 
 
-def conclusions(found: Comparison, n_tested: int) -> list[str]:
+def conclusions(found: Comparison, n_tested: int, *, is_shipped: bool = False) -> list[str]:
     """Against the untrained network, against 2D features or chance, parts, what next.
 
     A sentence each; parts have one where they are labeled.
+
+    Args:
+        found: what was measured.
+        n_tested: shapes.
+        is_shipped: whether the encoder ships, so that no advice is about its training.
     """
     name = SVM if SVM in found.scores[PRETRAINED] else IDENTIFICATION
     other = IMAGE if name in found.scores.get(IMAGE, {}) else CHANCE
@@ -310,7 +315,7 @@ def conclusions(found: Comparison, n_tested: int) -> list[str]:
         f"Beside {'the pooled 2D features' if other == IMAGE else 'chance'}: "
         + _beside(found, name, other, n_tested),
         *(f"Parts of points: {_beside(found, key, UNTRAINED, n_tested)}" for key in parts),
-        "Next: " + _advice(found, name, gain, n_tested),
+        "Next: " + _advice(found, name, gain, n_tested, is_shipped),
     ]
 
 
@@ -327,7 +332,14 @@ def _beside(found: Comparison, name: str, other: str, n_tested: int) -> str:
     return f"{figures}; it is significantly {verdict}, {by.signed} points."
 
 
-def _advice(found: Comparison, name: str, gain: Estimate, n_tested: int) -> str:
+def _advice(found: Comparison, name: str, gain: Estimate, n_tested: int, is_shipped: bool) -> str:
+    more = (
+        "pre-train on shapes like these, if there are a thousand or more (i2pmae doctor --data "
+        "SHAPES)"
+        if is_shipped
+        else "compare the encoder that ships (i2pmae evaluate SHAPES); if this one is better, more "
+        "epochs, or more shapes to pre-train on"
+    )
     if n_tested < _TOO_FEW:
         return f"test more shapes, {_TOO_FEW} or more."
     own = found.scores[PRETRAINED][name]
@@ -339,8 +351,8 @@ def _advice(found: Comparison, name: str, gain: Estimate, n_tested: int) -> str:
     ]
     if lacking:
         advice = (
-            "more epochs, or more shapes to pre-train on: the 2D features hold more than the "
-            f"encoder has learned ({'; '.join(lacking)})."
+            f"{more}: the 2D features hold more than the encoder has learned "
+            f"({'; '.join(lacking)})."
         )
     elif over_untrained and all(
         over_untrained[key].low <= 0 for key in (name, MAP) if key in over_untrained
@@ -350,9 +362,9 @@ def _advice(found: Comparison, name: str, gain: Estimate, n_tested: int) -> str:
             "significantly better than an untrained encoder."
         )
     elif gain.low > 0:
-        advice = "more shapes to pre-train on, or i2pmae finetune if there are labels."
+        advice = f"i2pmae finetune if there are labels; else {more}."
     else:
-        advice = "more epochs of pre-training."
+        advice = f"{more}."
     if half > _UNCERTAIN:
         advice += (
             f" {n_tested} tested shapes leave figures uncertain by {half:.0f} points either way; "

@@ -29,6 +29,7 @@ class SvmResult:
 CANDIDATES = (0.01, 0.1, 1.0, 10.0, 100.0)
 _FOLDS = 3
 _MOST = 2000  # shapes that decide; libsvm's time grows with their square
+_REPEATS = 10  # divisions of few shapes at most: one of them chooses almost by chance
 
 
 def choose_c(
@@ -39,7 +40,8 @@ def choose_c(
     Published values belong to the features of the published networks; how strong a value is
     depends on how far apart features lie.
 
-    Classes with fewer than three shapes have no say.
+    Classes with fewer than three shapes have no say. Fewer than 1000 shapes are divided several
+    times, up to ten.
 
     Args:
         train_x: (S, C) features of the training shapes.
@@ -50,7 +52,11 @@ def choose_c(
         One of `CANDIDATES`, the smallest of equally good ones; None where fewer than two classes
         have three shapes.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
+    from sklearn.model_selection import (
+        RepeatedStratifiedKFold,
+        cross_val_score,
+        train_test_split,
+    )
     from sklearn.svm import SVC
 
     classes, counts = np.unique(train_y, return_counts=True)
@@ -69,7 +75,8 @@ def choose_c(
             [some, *(others[train_y[others] == name][:n] for name, n in lacking.items())]
         )
     train_x, train_y = train_x[chosen], train_y[chosen]
-    split = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    repeats = min(max(_MOST // len(chosen), 1), _REPEATS)
+    split = RepeatedStratifiedKFold(n_splits=_FOLDS, n_repeats=repeats, random_state=seed)
     scores = [
         cross_val_score(SVC(C=c, kernel="linear"), train_x, train_y, cv=split).mean()
         for c in CANDIDATES

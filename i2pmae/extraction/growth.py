@@ -238,6 +238,11 @@ def adopt(path: str | Path, source: ShapeSource, wanted: StoreInfo, part: Part |
     if is_same:
         return wanted
     removed = [name for name in removed if name not in source.elsewhere]
+    if len(removed) == info.spec.n_shapes:
+        raise StoreError(
+            f"none of the {len(removed)} shapes of {location.text} ({_listed(removed)}) is in "
+            f"{source.root}: it is a store of other data. Extract into another --cache"
+        )
     if removed:
         note(
             f"{location.text} holds {len(removed)} shapes that are no longer in {source.root} "

@@ -92,13 +92,22 @@ def run(config: ExtractConfig) -> Result:
             ["images through the 2D model", f"{found['images']:,}"],
             ["store", found["store"]],
             ["its size, about", format_bytes(found["bytes"])],
-            ["free there", "unknown" if free is None else format_bytes(free)],
+            [
+                "free there",
+                ("unknown" if free is None else format_bytes(free))
+                + ("" if fits(found) else ", too little"),
+            ],
             ["rate of one process here", f"{found['shapes_per_s']:.3g} shapes/s"],
             ["time, about", format_seconds(found["seconds"])],
             ["2D weights", _HERE if found["weights_here"] else _NOT_HERE],
         ],
     )
     return found
+
+
+def fits(found: Result) -> bool:
+    """Whether there is room for the store, as far as is known."""
+    return found["free_bytes"] is None or found["free_bytes"] > 1.2 * found["bytes"]
 
 
 def extraction(config: ExtractConfig, *, survey: bool = True) -> Result:

@@ -127,8 +127,7 @@ def _training(config: PretrainConfig, extraction: dry_run.Result) -> Cost:
 
 
 def _show(data: Path, extraction: dry_run.Result, training: Cost) -> None:
-    free = extraction["free_bytes"]
-    enough = free is None or free > 1.2 * extraction["bytes"]
+    enough = dry_run.fits(extraction)
     print_table(
         f"Estimate for {data}: {extraction['shapes']:,} shapes",
         ["stage", "time, about", "rate here", "disk"],

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i2pmae.checkpoints.checkpoint import notes_on_axes
+from i2pmae.checkpoints.names import recorded, shipped
 from i2pmae.checkpoints.networks import load_encoder, random_encoder
 from i2pmae.config import EvaluateConfig, to_plain
 from i2pmae.datasets import ShapeSource, locate, open_source
@@ -94,7 +95,9 @@ def run(config: EvaluateConfig) -> Evaluation:
         "skipped": [name for part in read for name in part.skipped],
         "scores": _plain(compared.scores),
         "differences": _plain(compared.differences),
-        "conclusions": conclusions(compared, found.n_test),
+        "conclusions": conclusions(
+            compared, found.n_test, is_shipped=recorded(config.checkpoint) in shipped()
+        ),
         "config": to_plain(config),
     }
     table = evaluation_table(result)

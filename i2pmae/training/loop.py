@@ -22,7 +22,7 @@ from i2pmae.checkpoints.checkpoint import Checkpoint
 from i2pmae.checkpoints.official import Kind, official_name
 from i2pmae.config import FinetuneConfig, PretrainConfig, to_plain
 from i2pmae.device import out_of_memory_explained, pick_device, pick_dtype
-from i2pmae.errors import CheckpointError, TrainingError
+from i2pmae.errors import CheckpointError, ConfigError, TrainingError
 from i2pmae.geometry.draws import Part
 from i2pmae.interrupts import StopRequest, delayed_stop
 from i2pmae.model.fine_tuned import FineTuned
@@ -177,8 +177,14 @@ class Training(Generic[ModelT]):
 
         Raises:
             CheckpointError: if it is damaged.
+            ConfigError: if fewer epochs are asked than it has finished.
         """
         if saved is not None:
+            if saved.epoch > self.config.epochs:
+                raise ConfigError(
+                    f"--resume: the run in {folder.path} has finished {saved.epoch} epochs, more "
+                    f"than the {self.config.epochs} that are asked; give as many or more"
+                )
             checkpoint.restore(folder.last, saved, self.model, self.optimizer)
             try:
                 losses = torch.tensor(saved.metrics["losses"] if saved.step else [])

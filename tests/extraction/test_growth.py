@@ -179,6 +179,16 @@ def test_removed_shapes_are_named_and_stay(data, extract, capfd):
     assert "chair/c1" in values(extract.path)["id"]
 
 
+def test_shapes_of_other_data_are_never_added(data, extract):
+    extract()
+    before = {file: file.read_bytes() for file in extract.path.rglob("*") if file.is_file()}
+    for file in data.rglob("*.npy"):
+        file.rename(file.with_name(f"other-{file.name}"))
+    with pytest.raises(StoreError, match=r"none of the . shapes of .* is in .*: it is a store of"):
+        extract()
+    assert {file: file.read_bytes() for file in extract.path.rglob("*") if file.is_file()} == before
+
+
 def changed(file):
     """Another cloud of the same size."""
     np.save(file, np.load(file)[:, ::-1].copy())

@@ -138,6 +138,18 @@ def test_labels_give_accuracy_and_confusion(classifier, folder, tmp_path):
     )
 
 
+def test_figures_of_training_shapes_are_named(classifier, folder, tmp_path, capsys):
+    shapes = tmp_path / "shapes"
+    for kind in ("box", "ball"):
+        for number, split in enumerate(("train", "train", "test")):
+            (shapes / kind / split).mkdir(parents=True, exist_ok=True)
+            name = f"{kind}_{number}.stl"
+            shutil.copy(folder / kind / name, shapes / kind / split / name)
+    for split, is_told in (("all", True), ("test", False)):
+        run(classifier, shapes, tmp_path / f"{split}.csv", split=split)
+        assert ("4 of these shapes are of the train" in capsys.readouterr().err) == is_told
+
+
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_tables_beside_the_shapes_are_not_taken_for_their_classes(
     classifier, segmenter, folder, tmp_path, ending

@@ -315,3 +315,15 @@ def test_two_stores_in_the_folder_are_listed(tmp_path):
         extract_2d.run(extract_config(tmp_path / "cache" / name, limit=2))
     with pytest.raises(Exception, match=r"a\.zarr.*b\.zarr"):
         pretrain.run(pretrain_config(tmp_path / "cache", tmp_path / "run"))
+
+
+def test_a_run_cannot_end_before_what_it_has_done(trained, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(trained.parent, out)
+    settings = json.loads((out / "config.json").read_text()) | {"out": str(out), "epochs": 2}
+    settings.pop("command")
+    fewer = PretrainConfig.model_validate(settings)
+    before = (out / "config.json").read_text()
+    with pytest.raises(ConfigError, match="has finished 3 epochs, more than the 2 that are asked"):
+        pretrain.run(fewer, resume=True)
+    assert (out / "config.json").read_text() == before
