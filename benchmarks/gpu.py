@@ -806,8 +806,8 @@ def extract_rows(bench: Bench) -> Iterator[Row]:
         for n_shapes in bench.sizes.encoded:
             given = (bench, n_shapes, rates, precision)
             yield Row(f"encoding, {precision}, {n_shapes} shapes", partial(encode, *given))
-            work = partial(encode_at_once, *given)
-            yield Row(f"encoding by threads, {precision}, {n_shapes} shapes", work)
+            work = partial(encode_in_thread, *given)
+            yield Row(f"encoding in its thread, {precision}, {n_shapes} shapes", work)
     yield Row("image model, fp16", partial(image_model_alone, bench, "fp16"), needs_cuda=True)
     for precision in ("bf16", "fp32"):
         for n_shapes in bench.sizes.encoded if precision == "bf16" else bench.sizes.encoded[-1:]:
@@ -865,8 +865,10 @@ def encode(bench: Bench, n_shapes: int, rates: dict[str, float], precision: str)
     }
 
 
-def encode_at_once(bench: Bench, n_shapes: int, rates: dict[str, float], precision: str) -> Figures:
-    """The same as stage one has it done: by a thread of its own, with a batch waiting."""
+def encode_in_thread(
+    bench: Bench, n_shapes: int, rates: dict[str, float], precision: str
+) -> Figures:
+    """The same in the thread of stage one, with the next batch waiting."""
     encoder = make_encoder(bench, precision)
     host = bench.clouds[:n_shapes].numpy()
     n_batches = 2 if bench.quick else 16

@@ -303,7 +303,7 @@ def conclusions(found: Comparison, n_tested: int, *, is_shipped: bool = False) -
     Args:
         found: what was measured.
         n_tested: shapes.
-        is_shipped: whether the encoder ships, so that no advice is about its training.
+        is_shipped: whether it is a shipped encoder, which nobody is advised to train longer.
     """
     name = SVM if SVM in found.scores[PRETRAINED] else IDENTIFICATION
     other = IMAGE if name in found.scores.get(IMAGE, {}) else CHANCE
@@ -337,8 +337,8 @@ def _advice(found: Comparison, name: str, gain: Estimate, n_tested: int, is_ship
         "pre-train on shapes like these, if there are a thousand or more (i2pmae doctor --data "
         "SHAPES)"
         if is_shipped
-        else "compare the encoder that ships (i2pmae evaluate SHAPES); if this one is better, more "
-        "epochs, or more shapes to pre-train on"
+        else "compare with the shipped encoder (i2pmae evaluate SHAPES); if yours is better, "
+        "pre-train for more epochs or on more shapes"
     )
     if n_tested < _TOO_FEW:
         return f"test more shapes, {_TOO_FEW} or more."

@@ -29,7 +29,7 @@ class SvmResult:
 CANDIDATES = (0.01, 0.1, 1.0, 10.0, 100.0)
 _FOLDS = 3
 _MOST = 2000  # shapes that decide; libsvm's time grows with their square
-_REPEATS = 10  # divisions of few shapes at most: one of them chooses almost by chance
+_REPEATS = 10  # at most: where shapes are few, a single division chooses almost by chance
 
 
 def choose_c(

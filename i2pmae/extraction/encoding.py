@@ -227,8 +227,8 @@ def to_host(tensors: dict[str, Tensor]) -> Arrays:
 def batches_at_once(device: torch.device) -> int:
     """How many batches are encoded at once, by a thread each.
 
-    On a CPU one per core, at most 4. On a GPU one: several threads wait for each other to launch
-    kernels, four of them encoded a third of what one does (H100, batches of 8).
+    On a CPU one per core, at most 4. On a GPU one: threads that launch kernels block each other;
+    four encoded a third as many shapes as one (H100, batches of 8).
     """
     return 1 if device.type == "cuda" else min(torch.get_num_threads(), AT_ONCE)
 

@@ -104,8 +104,8 @@ def run(config: PredictConfig) -> Result:
     n_seen = sum(split in source.train_splits for split in source.splits)
     if figures is not None and n_seen:
         note(
-            f"{n_seen} of these shapes are of the training split; if the network was trained on "
-            "them, only --split test says how good it is"
+            f"{n_seen} of these shapes belong to the training split; if the network was trained on "
+            "them, use --split test to see how good it is"
         )
     failed = f"; {len(skipped)} could not be read (column error)" if skipped else ""
     note(f"{config.out}: {counts.total()} shapes{failed}")

@@ -80,9 +80,7 @@ def _run(config: PretrainConfig, process_group: ProcessGroup, resume: bool) -> R
         accumulate=config.accumulate,
         begun=taken,
     )
-    may_change = ["cache", "svm", "accumulate"]
-    if mode in (taken, "off") and config.compile in ("auto", taken):
-        may_change.append("compile")
+    decided = ("compile",) if config.compile in ("auto", taken) else ()
     config = config.model_copy(update={"compile": mode})
 
     folder = RunFolder(config.out)
@@ -90,7 +88,7 @@ def _run(config: PretrainConfig, process_group: ProcessGroup, resume: bool) -> R
     if process_group.is_first:
         if config.svm.data is not None:
             check = svm.Check(config.svm, config.encoder)
-        folder.start(config, resume=resume, may_change=may_change)
+        folder.start(config, resume=resume, may_change=("cache", "svm", "accumulate", *decided))
     process_group.wait()
     torch.manual_seed(step_seed(config.seed))
     model = build_model(config, reader).to(device)

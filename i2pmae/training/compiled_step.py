@@ -42,8 +42,8 @@ def pick_mode(
         device: to train on.
         together: whether several processes train one network.
         accumulate: parts of a step.
-        begun: how the run took its steps until now, for compiled ones draw other numbers: `auto`
-            goes on with it. A graph is left out where there can be none.
+        begun: the mode of the run that is resumed, which `auto` keeps, because compiled steps draw
+            other random numbers; without a graph where none is possible. None: a new run.
 
     Raises:
         ConfigError: if a mode that was asked for cannot work.
@@ -54,8 +54,8 @@ def pick_mode(
         setting = str(begun) if is_known else "cuda-graph" if can_replay else "off"
     if setting == begun == "cuda-graph" and not can_replay:
         note(
-            "the run began with a CUDA graph, which takes one process on a CUDA device: it goes on "
-            "without, and draws other numbers from here on"
+            "this run began with a CUDA graph, which needs a single process on a CUDA device; it "
+            "continues without the graph, with other random numbers"
         )
         return "off"
     if setting == "cuda-graph" and device.type != "cuda":

@@ -15,9 +15,9 @@ from i2pmae.recipes import load_config
 
 FEW = 3000  # shapes below which the paper's network has too little to learn from
 SMALL = "pretrain-small"
-SEEN = 120_000  # shapes that a run with it sees: 64 epochs of 1,842 parts scored far above 16
+SEEN = 120_000  # shapes of a run with it, over all epochs: docs/choosing.md, as the next two
 MOST = 256  # epochs
-TOO_FEW = 500  # shapes: on 139, the shipped encoder was better than any that they trained
+TOO_FEW = 500  # shapes below which the shipped encoder is probably better
 GPU_BATCH = 64  # shapes per call of the 2D model: an H100 encodes 2.4 times as many as by 8
 
 
@@ -49,25 +49,21 @@ def recommend_pretraining(
         n_shapes < FEW
     )
     recipe = SMALL if lacking else None
-    options: dict[str, object] = {"cache": Path(store)}
-    config = load_config(PretrainConfig, "pretrain", recipe=recipe, options=options)
+    given: dict[str, object] = {"cache": Path(store)}
+    config = load_config(PretrainConfig, "pretrain", recipe=recipe, options=given)
+    epochs = min(round(SEEN / max(n_shapes, 1)), MOST)
+    changed = {"epochs": epochs} if recipe and epochs > config.epochs else {}
+    few = {"batch_size": n_shapes, "points": n_points}
+    changed |= {name: n for name, n in few.items() if getattr(config, name) > n > 0}
+    config = load_config(PretrainConfig, "pretrain", recipe=recipe, options=given | changed)
     words = ["i2pmae", "pretrain", *(["--recipe", recipe] if recipe else []), "--cache", store]
-    epochs = min(max(round(SEEN / max(n_shapes, 1)), config.epochs), MOST)
-    if recipe and epochs > config.epochs:
-        options["epochs"] = epochs
-        config = load_config(PretrainConfig, "pretrain", recipe=recipe, options=options)
-        words += ["--epochs", str(epochs)]
-    fewer = {}
-    for name, most in (("batch_size", n_shapes), ("points", n_points)):
-        if getattr(config, name) > most > 0:
-            fewer[name] = most
-            words += [f"--{name.replace('_', '-')}", str(most)]
-    config = config.model_copy(update=fewer)
+    for name, value in changed.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
     why = " and ".join(lacking) or f"{n_shapes:,} shapes and a GPU"
     caution = None
     if n_shapes < TOO_FEW:
         caution = (
-            f"fewer than {TOO_FEW} shapes to train on: the encoder that ships is probably better, "
+            f"fewer than {TOO_FEW} shapes to train on: the shipped encoder is probably better; "
             "see i2pmae evaluate SHAPES"
         )
     return Recommendation(config, shlex.join(words), why, recipe, caution)

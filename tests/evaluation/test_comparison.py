@@ -95,7 +95,7 @@ def test_better_is_said_only_where_it_is_significant():
     same = {**found.measures, "pretrained": found.measures["untrained"]}
     said = conclusions(compare(same, found.labels), 24)
     assert "is not significant" in said[0]
-    assert said[2].startswith("Next: compare the encoder that ships")
+    assert said[2].startswith("Next: compare with the shipped encoder")
     assert "24 tested shapes leave figures uncertain" in said[2]
 
 
@@ -117,9 +117,9 @@ def difference(value, in_retrieval=None):
 @pytest.mark.parametrize(
     ("over_untrained", "over_images", "advice"),
     [
-        (5, 2, "i2pmae finetune if there are labels; else compare the encoder that ships"),
-        (5, -5, "compare the encoder that ships"),
-        (0, -5, "compare the encoder that ships"),
+        (5, 2, "i2pmae finetune if there are labels; else compare with the shipped encoder"),
+        (5, -5, "compare with the shipped encoder"),
+        (0, -5, "compare with the shipped encoder"),
         (5, 5, "another image model"),
         (0, 0, "another image model"),
         (-5, 5, "another image model"),
@@ -141,5 +141,5 @@ def test_what_would_help_next(over_untrained, over_images, advice):
     assert "(retrieval, mAP)" in conclusions(found._replace(differences=retrieved), 1000)[2]
     assert said[1].startswith("Beside the pooled 2D features: ")
     assert said[2].startswith(f"Next: {advice}")
-    assert "the encoder that ships" not in conclusions(found, 1000, is_shipped=True)[2]
+    assert "the shipped encoder" not in conclusions(found, 1000, is_shipped=True)[2]
     assert "uncertain" not in said[2]

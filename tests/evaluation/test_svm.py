@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import SVC
 
 from i2pmae.errors import DataError
+from i2pmae.evaluation import svm
 from i2pmae.evaluation.svm import CANDIDATES, choose_c, linear_svm
 
 ROW = np.array([[-2.0, 0], [-1, 0], [1, 0], [2, 0]], dtype=np.float32)
@@ -65,6 +68,35 @@ def test_regularization_is_chosen_for_features_that_lie_close_together():
     assert choose_c(features, labels) < choose_c(0.1 * features, labels)
 
 
+def slow_choice(features, labels, n_repeats):
+    state, divisions = np.random.RandomState(0), []
+    for _ in range(n_repeats):
+        folds = StratifiedKFold(3, shuffle=True, random_state=state)
+        divisions += folds.split(features, labels)
+    reached = [
+        [
+            SVC(C=c, kernel="linear").fit(features[a], labels[a]).score(features[b], labels[b])
+            for a, b in divisions
+        ]
+        for c in CANDIDATES
+    ]
+    return CANDIDATES[int(np.argmax(np.mean(reached, axis=1)))]
+
+
+@pytest.mark.parametrize(("most", "n_repeats"), [(2000, 10), (300, 5), (119, 1)])
+def test_few_shapes_are_divided_several_times(monkeypatch, most, n_repeats):
+    """In some draws of features, the first division alone chooses otherwise."""
+    monkeypatch.setattr(svm, "_MOST", most)
+    labels, differ = np.repeat(np.arange(3), 20), 0
+    for seed in range(12):
+        noise = np.random.default_rng(seed).standard_normal((60, 6))
+        features = 0.3 * (np.eye(6)[labels] + noise)
+        expected = slow_choice(features, labels, n_repeats)
+        assert choose_c(features, labels) == expected
+        differ += expected != slow_choice(features, labels, 1)
+    assert (differ > 0) == (n_repeats > 1)
+
+
 @pytest.mark.parametrize("n_of_second", [0, 1, 2])
 def test_lone_shapes_choose_no_regularization(n_of_second):
     labels = np.repeat([0, 1], [4, n_of_second])
@@ -72,8 +104,6 @@ def test_lone_shapes_choose_no_regularization(n_of_second):
 
 
 def test_regularization_of_many_shapes_is_chosen_on_some(monkeypatch):
-    from i2pmae.evaluation import svm
-
     monkeypatch.setattr(svm, "_MOST", 40)
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(2), 100)
@@ -85,8 +115,6 @@ def test_regularization_of_many_shapes_is_chosen_on_some(monkeypatch):
 @pytest.mark.parametrize("n_shapes", [39, 41, 43, 400])
 def test_rare_classes_neither_stop_nor_decide_the_choice(monkeypatch, n_rare, n_shapes):
     """Features whose two large classes want a weak regularization, and a third class."""
-    from i2pmae.evaluation import svm
-
     monkeypatch.setattr(svm, "_MOST", 40)
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), [n_shapes - n_shapes // 4, n_shapes // 4, n_rare])

@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from i2pmae.config import WorkersConfig
 from i2pmae.errors import DataError, WeightsError
@@ -25,6 +26,26 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "nothing is written" in out
     assert "a.zarr" in out
+
+
+@pytest.mark.parametrize(("free", "is_told"), [(10, True), (10**12, False), (None, False)])
+def test_too_little_room_is_told(tmp_path, monkeypatch, capsys, free, is_told):
+    monkeypatch.setattr(Location, "free_bytes", lambda _: free)
+    dry_run.run(extract_config(tmp_path / "a.zarr"))
+    assert (", too little" in capsys.readouterr().out) == is_told
+
+
+def test_on_a_gpu_whole_batches_are_measured_once_kernels_are_loaded(tmp_path, monkeypatch):
+    taken, extract = [], dry_run._extract_sample
+
+    def sampled(config):
+        taken.append(config.limit)
+        return extract(config)
+
+    monkeypatch.setattr(dry_run, "_extract_sample", sampled)
+    monkeypatch.setattr(dry_run, "pick_device", lambda _: torch.device("cuda"))
+    found = dry_run.run(extract_config(tmp_path / "a.zarr", batch_size=5))
+    assert (taken, found["measured_on"]) == ([10, 10], 10)
 
 
 def test_the_bytes_it_promises_are_about_those_of_the_store(tmp_path, store):

@@ -64,7 +64,7 @@ def test_without_a_recipe_one_is_recommended_with_what_to_type(asked, tmp_path, 
     assert second == f"i2pmae pretrain --recipe pretrain-small --cache {store} --epochs 256"
     said = capsys.readouterr()
     assert said.out.rstrip().endswith(second)
-    assert "the encoder that ships is probably better" in said.err
+    assert "the shipped encoder is probably better" in said.err
 
 
 @pytest.mark.usefixtures("asked")

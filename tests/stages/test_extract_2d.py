@@ -245,7 +245,8 @@ def test_a_finished_store_is_left_alone(store, capsys):
     before = digests(store)
     assert extract_2d.run(extract_config(store))["shapes_per_s"] == 0
     assert digests(store) == before
-    last = capsys.readouterr().err.splitlines()[-1]
+    *_, caution, last = capsys.readouterr().err.splitlines()
+    assert "fewer than 500 shapes to train on: the shipped encoder is probably better" in caution
     assert "fewer than 3,000 shapes): i2pmae pretrain --recipe pretrain-small --cache " in last
     assert last.endswith("--points 512")
 

@@ -147,7 +147,7 @@ def test_figures_of_training_shapes_are_named(classifier, folder, tmp_path, caps
             shutil.copy(folder / kind / name, shapes / kind / split / name)
     for split, is_told in (("all", True), ("test", False)):
         run(classifier, shapes, tmp_path / f"{split}.csv", split=split)
-        assert ("4 of these shapes are of the train" in capsys.readouterr().err) == is_told
+        assert ("4 of these shapes belong to the train" in capsys.readouterr().err) == is_told
 
 
 @pytest.mark.parametrize("ending", ["csv", "json"])

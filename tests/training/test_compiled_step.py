@@ -1,6 +1,9 @@
 """Steps from a graph: a CUDA graph is emulated here; tests marked `gpu` capture a real one."""
 
+import gc
 import json
+import sys
+import weakref
 from functools import partial
 
 import numpy as np
@@ -143,7 +146,15 @@ def test_what_does_not_work_is_given_up_with_one_warning(monkeypatch, capsys, fa
         raise RuntimeError("operation not permitted when stream is capturing\nand so on")
 
     monkeypatch.setattr(compiled_step, failing, fails)
+    plain, handled = compiled_step.forward_backward, []
+
+    def watched(*given):
+        handled.append(sys.exc_info()[0])
+        return plain(*given)
+
+    monkeypatch.setattr(compiled_step, "forward_backward", watched)
     found, _ = train("cuda-graph")
+    assert set(handled) == {None}  # an error that is being handled holds the failed pass's memory
     said = capsys.readouterr().err
     assert said.count("--compile cuda-graph does not work here") == 1
     assert "stream is capturing" in said
@@ -191,16 +202,23 @@ def test_a_run_goes_on_as_it_began():
 
 
 @pytest.mark.parametrize("begun", [None, "off", "cuda-graph"])
-def test_a_run_of_any_machine_resumes_on_a_cpu(store, tmp_path, capsys, begun):
+def test_a_run_of_any_machine_resumes_on_a_cpu(store, tmp_path, monkeypatch, capsys, begun):
     config = pretrain_config(store, tmp_path / "run", epochs=1, compile="off")
     pretrain.run(config)
     path = config.out / "config.json"
     settings = json.loads(path.read_text())
     del settings["compile"]  # as in version 0.1
     path.write_text(json.dumps(settings | ({"compile": begun} if begun else {})))
-    longer = config.model_copy(update={"epochs": 2, "compile": "auto"})
+    longer, told = config.model_copy(update={"epochs": 2, "compile": "auto"}), []
+
+    def picked(*given, **named):
+        told.append(named["begun"])
+        return pick_mode(*given, **named)
+
+    monkeypatch.setattr(pretrain, "pick_mode", picked)
     pretrain.run(longer, resume=True)
-    assert ("it goes on without" in capsys.readouterr().err) == (begun == "cuda-graph")
+    assert told == [begun or "off"]
+    assert ("continues without the graph" in capsys.readouterr().err) == (begun == "cuda-graph")
     assert len(RunFolder(config.out).rows()) == 2
 
 
@@ -233,6 +251,24 @@ def test_a_run_resumes_to_the_same_numbers(store, tmp_path, monkeypatch):
     assert_same_run(cut.out, config.out)
     with pytest.raises(ConfigError, match="compile: the run has default, this command expects off"):
         pretrain.run(cut.model_copy(update={"compile": "off"}), resume=True)
+
+
+@pytest.mark.usefixtures("as_it_is")
+def test_what_a_compiled_step_holds_is_free_after_the_run(store, tmp_path, monkeypatch):
+    made = []
+
+    class Watched(CompiledStep):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(pretrain, "CompiledStep", Watched)
+    gc.disable()
+    try:
+        pretrain.run(pretrain_config(store, tmp_path / "run", compile="default", epochs=1))
+        assert [ref() for ref in made] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

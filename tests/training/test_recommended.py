@@ -43,7 +43,7 @@ def test_the_fewer_shapes_the_more_epochs(n_shapes, epochs, is_few):
     found = recommend_pretraining("a.zarr", n_shapes, 2048, CPU)
     assert found.config.epochs == found.config.optim.cosine_epochs == epochs
     assert ("--epochs" in found.command) == (epochs != 16)
-    assert ("the encoder that ships" in (found.caution or "")) == is_few
+    assert ("the shipped encoder" in (found.caution or "")) == is_few
     assert recommend_pretraining("a.zarr", 40_000, 2048, GPU).config.epochs == 300
 
 
