@@ -42,6 +42,12 @@ def test_the_test_split_as_svm_scores_it(trained, capsys):
     assert printed.rstrip().endswith(found["conclusions"][-1])
 
 
+def test_only_one_s_own_encoder_is_to_be_compared_with_the_shipped_one(trained):
+    for checkpoint, is_own in ((trained, True), ("i2pmae-small", False)):
+        found = evaluate.run(config(checkpoint, "procedural", limit=60, points=256))
+        assert ("compare with the shipped encoder" in found["conclusions"][-1]) == is_own
+
+
 def test_2d_features_of_a_store(trained, store):
     with pytest.raises(StoreMismatchError, match=r"lacks 40 of 60 shapes .* --split all"):
         evaluate.run(config(trained, "procedural", limit=60, cache=store))
