@@ -80,7 +80,7 @@ def _usage(error: Any) -> str:
     """Describe a usage error and where the help is."""
     context = getattr(error, "ctx", None)
     words = ["i2pmae"] if context is None else context.command_path.split()
-    message = error.format_message()
+    message = error.format_message().replace(": Value error, ", ": ")  # of typer, for choices
     stop = "" if message.endswith((".", "?")) else "."
     return f"{message}{stop} See '{shlex.join([*words, '--help'])}'"
 
